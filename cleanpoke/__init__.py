@@ -1,0 +1,1 @@
+"""CleanPoke: Pokémon-playing agents, one file per algorithm."""

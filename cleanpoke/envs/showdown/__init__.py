@@ -1,0 +1,1 @@
+"""Pokémon Showdown battles: simulator, tracker, encoder, teams, battle files."""
