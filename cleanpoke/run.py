@@ -234,7 +234,7 @@ class Run:
             self.writer.add_text(name, markdown, step)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path | None:
-        """Saves `state` and all random state after `step` finished steps; returns the file (None if not enabled).
+        """Saves `state` and all random state after `step` finished steps; returns the file written.
 
         state: state dictionaries, tensors and plain values. On a full disk raises CleanPokeError; the
         checkpoints from before stay.

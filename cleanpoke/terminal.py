@@ -19,7 +19,7 @@ class Progress:
     """One line about how far a long job is: redrawn on a terminal, printed now and then elsewhere."""
 
     def __init__(self, unit: str = "step", stream: TextIO | None = None, enabled: bool = True) -> None:
-        """unit: what is counted, such as "step" or "battles"; stream: stdout by default; enabled: show anything."""
+        """unit: what is counted, such as "battles"; stream: stdout by default; enabled: show anything."""
         self.unit = unit
         self.enabled = enabled
         self.stream = stream or sys.stdout
