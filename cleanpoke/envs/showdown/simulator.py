@@ -415,38 +415,18 @@ def _unknown_format(format: str, formats: list[str]) -> str:
     return f"unknown format {format!r}: did you mean {' or '.join(near or ['gen1ou', 'gen1randombattle'])}?"
 
 
-def _ask_team_desk(task: str, teams: list[str], format: str = "") -> list:
-    return run_script("team_desk.js", {"task": task, "teams": teams, "format": format})
-
-
 def validate_teams(format: str, teams: list[str]) -> list[list[str]]:
     """For each packed team the problems that Showdown's validator names; [] for a legal team.
 
     Starts Node once (about two seconds), so hand over all teams at once.
     """
-    problems = _ask_team_desk("validate", teams, format)
-    if problems is None:
-        raise CleanPokeError(_unknown_format(format, _ask_team_desk("formats", [])))
-    return problems
+    answer = run_script("validate_teams.js", {"format": format, "teams": teams})
+    if "formats" in answer:
+        raise CleanPokeError(_unknown_format(format, answer["formats"]))
+    return answer["problems"]
 
 
-def check_team(format: str, team: str, name: str = "the team") -> None:
-    """Raises CleanPokeError naming the problems when `team` (packed) may not be played in `format`."""
+def validate_team(format: str, team: str) -> list[str]:
+    """`validate_teams` for a single packed team."""
     (problems,) = validate_teams(format, [team])
-    if problems:
-        raise CleanPokeError(f"{name} is illegal in {format}: {'; '.join(problems)}")
-
-
-def pack_teams(texts: list[str]) -> list[str]:
-    """Teams written as in Showdown's team builder (its import/export text) in the packed format."""
-    return _ask_team_desk("pack", texts)
-
-
-def unpack_teams(teams: list[str]) -> list[list[dict]]:
-    """For each packed team its sets: name, species, item, ability, moves, level, evs, …"""
-    return _ask_team_desk("unpack", teams)
-
-
-def export_teams(teams: list[str]) -> list[str]:
-    """Packed teams as the text that Showdown's team builder imports."""
-    return _ask_team_desk("export", teams)
+    return problems
