@@ -1,7 +1,7 @@
 """What one player knows of a battle, from their protocol lines and request JSON and nothing else.
 
 The only module that knows Showdown's text protocol. It keeps the protocol's own words: side conditions,
-volatiles, requests, ids. The same tracker serves the in-process simulator, a websocket connection and replays.
+volatiles, requests, ids. The same tracker serves the in-process simulator, a websocket and replays.
 How exact it is, category by category, is measured by `benchmark/tracker_exactness.py`.
 """
 
@@ -19,19 +19,27 @@ NUM_BENCH = 5
 STAT_NAMES = ("atk", "def", "spa", "spd", "spe", "accuracy", "evasion")
 
 TRAPPING_MOVES = frozenset(
-    "bind clamp firespin gmaxcentiferno gmaxsandblast infestation magmastorm sandtomb snaptrap thundercage "
-    "whirlpool wrap".split()
+    (
+        *("bind", "clamp", "firespin", "gmaxcentiferno", "gmaxsandblast", "infestation"),
+        *("magmastorm", "sandtomb", "snaptrap", "thundercage", "whirlpool", "wrap"),
+    )
 )
-LOCKING_MOVES = frozenset("outrage petaldance ragingfury thrash".split())
+LOCKING_MOVES = frozenset(("outrage", "petaldance", "ragingfury", "thrash"))
 # Protecting moves are announced as plain "Protect"; the move just used says which one it was.
 PROTECTING_MOVES = frozenset(
-    "banefulbunker burningbulwark kingsshield maxguard obstruct silktrap spikyshield".split()
+    (
+        *("banefulbunker", "burningbulwark", "kingsshield", "maxguard", "obstruct", "silktrap"),
+        *("spikyshield",),
+    )
 )
-SIDE_PROTECTIONS = frozenset("craftyshield matblock quickguard wideguard".split())
+SIDE_PROTECTIONS = frozenset(("craftyshield", "matblock", "quickguard", "wideguard"))
 SWAPPED_BY_COURT_CHANGE = frozenset(
-    "auroraveil firepledge gmaxcannonade gmaxsteelsurge gmaxvinelash gmaxvolcalith gmaxwildfire grasspledge "
-    "lightscreen luckychant mist reflect safeguard spikes stealthrock stickyweb tailwind toxicspikes "
-    "waterpledge".split()
+    (
+        *("auroraveil", "firepledge", "gmaxcannonade", "gmaxsteelsurge", "gmaxvinelash"),
+        *("gmaxvolcalith", "gmaxwildfire", "grasspledge", "lightscreen", "luckychant", "mist"),
+        *("reflect", "safeguard", "spikes", "stealthrock", "stickyweb", "tailwind"),
+        *("toxicspikes", "waterpledge"),
+    )
 )
 MAX_LAYERS = {"spikes": 3, "toxicspikes": 2}
 # `-start` effects that count up or down; the newest replaces the others of its kind.
@@ -42,10 +50,13 @@ COUNTED_KINDS = {"perishsong": "perish", "stockpile": "stockpile", "protosynthes
 COUNTED_KINDS |= {"quarkdrive": "quarkdrive", "supremeoverlord": "fallen"}
 # What Baton Pass leaves behind although it is a volatile, because it hangs on the body, not the position.
 NOT_PASSED = frozenset(
-    "attract bide choicelock destinybond disable dynamax encore flashfire foresight glaiverush grudge "
-    "imprison lockedmove minimize miracleeye mustrecharge nightmare partiallytrapped rage roost slowstart "
-    "smackdown stockpile1 stockpile2 stockpile3 tarshot taunt torment trapped truant twoturnmove unburden "
-    "uproar yawn".split()
+    (
+        *("attract", "bide", "choicelock", "destinybond", "disable", "dynamax", "encore"),
+        *("flashfire", "foresight", "glaiverush", "grudge", "imprison", "lockedmove", "minimize"),
+        *("miracleeye", "mustrecharge", "nightmare", "partiallytrapped", "rage", "roost"),
+        *("slowstart", "smackdown", "stockpile1", "stockpile2", "stockpile3", "tarshot", "taunt"),
+        *("torment", "trapped", "truant", "twoturnmove", "unburden", "uproar", "yawn"),
+    )
 )
 
 _ids: dict[str, str] = {}
@@ -1298,10 +1309,13 @@ class BattleTracker:
     }
     # Lines without news for the state of the battle.
     _HANDLERS |= dict.fromkeys(
-        "|request|t:|gametype|gen|tier|rule|start|clearpoke|teampreview|rated|inactive|inactiveoff|j|l|n|c|c:"
-        "|raw|html|uhtml|init|title|debug|error|bigerror|message|-message|-hint|-crit|-supereffective|-resisted"
-        "|-miss|-notarget|-nothing|-hitcount|-anim|-center|-combine|-waiting|-zbroken|-primal|-candynamax"
-        "|-fieldactivate|-ohko|updatepoke|done|split|swap|deinit|noinit|expire|askreg|join|leave|name".split(
-            "|"
+        (
+            *("", "request", "t:", "gametype", "gen", "tier", "rule", "start", "clearpoke"),
+            *("teampreview", "rated", "inactive", "inactiveoff", "j", "l", "n", "c", "c:", "raw"),
+            *("html", "uhtml", "init", "title", "debug", "error", "bigerror", "message"),
+            *("-message", "-hint", "-crit", "-supereffective", "-resisted", "-miss", "-notarget"),
+            *("-nothing", "-hitcount", "-anim", "-center", "-combine", "-waiting", "-zbroken"),
+            *("-primal", "-candynamax", "-fieldactivate", "updatepoke", "deinit", "noinit"),
+            *("expire", "askreg", "join", "leave"),
         )
     )
