@@ -5,7 +5,9 @@
 
 The npm package serves as it is, with neither a build step nor esbuild, but it wants a config file and folders
 that it does not bring. They are made in a temporary folder full of links to the package: node_modules stays
-untouched, and servers share no state. `python -m cleanpoke.envs.showdown.server --port 8000` serves until Ctrl-C.
+untouched, and servers share no state. To serve until Ctrl-C:
+
+    python -m cleanpoke.envs.showdown.server --port 8000
 """
 
 import contextlib
@@ -26,8 +28,8 @@ from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary, showd
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.terminal import StopSignal
 
-# The processes that battles need are Showdown's defaults; those for friends, chat search and the like are left
-# out. The main process ends when its stdin closes, a pipe that only we hold: that happens however we die. Its own
+# The processes that battles need are Showdown's defaults; those for friends, chat search and so on are left out.
+# The main process ends when its stdin closes, a pipe that only we hold: that happens however we die. Its own
 # children end when their channel to it closes.
 CONFIG = """\
 exports.port = %d;
@@ -44,7 +46,7 @@ class LocalServer:
     """A server on 127.0.0.1 without logins and rate limits (`--no-security`), from `with` to its end.
 
     port: 0 takes a free one. Raises CleanPokeError when the port is taken, when Node or Showdown are not
-    installed, or when the server takes no connections within `timeout_seconds`; the message has its last words.
+    installed, or when the server takes no connections within `timeout_seconds`.
     """
 
     def __init__(self, port: int = 0, *, timeout_seconds: float = 60) -> None:
