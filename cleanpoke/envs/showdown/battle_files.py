@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 
 from cleanpoke.envs.showdown import encoder
-from cleanpoke.errors import CleanPokeError
+from cleanpoke.envs.showdown.node_runtime import showdown_version
+from cleanpoke.errors import DISK_FULL, CleanPokeError
 
 FILE_VERSION = 1
 """Counts changes of this file format; `encoder.SCHEMA` names the meaning of the arrays in it."""
@@ -39,8 +40,8 @@ FILE_VERSION = 1
 REWARD_TERMS = ("health", "status", "knock_out", "outcome")
 """Own point of view, from one decision to the next (or to the end of the battle):
 
-health: change of the own side's summed HP fractions minus the opponent's; status: opponents newly statused
-minus own; knock_out: opponents fainted minus own; outcome: +1 win, -1 loss, 0 else, only at the last decision.
+health: change of own summed HP fractions minus the opponent's; status: opponents newly statused minus own;
+knock_out: opponents fainted minus own; outcome: +1 won, -1 lost, 0 else, only at the last decision.
 """
 
 MISSING_ACTION = -1
@@ -318,10 +319,10 @@ class ShardWriter:
         except OSError as error:
             self._disk_failed = True
             shutil.rmtree(partial, ignore_errors=True)
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            problem = "disk full" if error.errno in DISK_FULL else error.strerror
             raise BattleFileError(
-                f"{'disk full' if is_full else error.strerror} while writing {len(self._trajectories)} "
-                f"trajectories into {self.folder}: the shards written before ({self.num_shards}) are complete; "
+                f"{problem} while writing {len(self._trajectories)} trajectories into {self.folder}: "
+                f"the shards written before ({self.num_shards}) are complete; "
                 "free some space and collect the rest with --append"
             ) from error
         self.num_shards += 1
@@ -381,7 +382,7 @@ def read_folder(path: str | Path, *, verify: bool = False) -> Battles:
     CRC32 and checks every trajectory. Raises BattleFileError if anything is wrong or no battle is there.
     """
     folder = Path(path)
-    how_to_collect = f"collect battles with `python tools/collect_battles.py --folder {folder}`"
+    how_to_collect = f"collect battles with `python tools/collect_battles.py --data-dir {folder}`"
     if folder.is_file():
         _refuse_foreign_record(folder)
         raise BattleFileError(f"{folder} is a file, not a folder of battles: {how_to_collect}")
@@ -427,10 +428,7 @@ def read_folder(path: str | Path, *, verify: bool = False) -> Battles:
 
 def software_versions() -> dict[str, str]:
     """What made the battles: the versions of cleanpoke, pokemon-showdown and poke-env on this machine."""
-    node_package = Path(__file__).parent / "node" / "node_modules" / "pokemon-showdown" / "package.json"
-    versions = {"pokemon-showdown": "not installed"}
-    if node_package.exists():
-        versions["pokemon-showdown"] = json.loads(node_package.read_bytes())["version"]
+    versions = {"pokemon-showdown": showdown_version()}
     for package in ("cleanpoke", "poke-env"):
         try:
             versions[package] = importlib.metadata.version(package)

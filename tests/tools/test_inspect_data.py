@@ -1,0 +1,194 @@
+"""The inspector: its numbers are right, and it says `trainable: yes` only of what can be trained on."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cleanpoke.envs.showdown import battle_files, encoder
+from cleanpoke.envs.showdown.battle_files import BattleFileError, ShardWriter, Trajectory, read_folder
+from tests.envs.showdown.test_battle_files import (
+    EMPTY_RECORD,
+    example_battle,
+    example_trajectory,
+    only_shard,
+    write_battles,
+)
+from tools import inspect_data
+
+
+def inspect(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "tools/inspect_data.py", str(folder), *arguments],
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": ".", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def write(folder: Path, *trajectories: Trajectory) -> None:
+    with ShardWriter(folder, "gen1ou") as writer:
+        for trajectory in trajectories:
+            writer.add(trajectory)
+
+
+def small_battle(
+    generator: np.random.Generator, battle: int, actions: list[int], num_legal: int = 3
+) -> Trajectory:
+    """A won battle of side 0 with these actions, each decision with `num_legal` legal actions."""
+    trajectory = Trajectory(battle, battle, 0, "careful", "rash")
+    for step, action in enumerate(actions):
+        legal = np.zeros(encoder.NUM_ACTIONS, bool)
+        legal[(action + np.arange(num_legal)) % encoder.NUM_ACTIONS] = True
+        words, numbers = np.zeros(encoder.NUM_WORDS), generator.normal(size=encoder.NUM_NUMBERS)
+        trajectory.add_decision(words, numbers, legal, action)
+        trajectory.add_reward(0.5, 0, 0, float(step == len(actions) - 1))
+    trajectory.finish(1, turns=len(actions))
+    return trajectory
+
+
+def test_command_describes_a_good_folder_and_calls_it_trainable(tmp_path):
+    write_battles(tmp_path, 30)
+    with ShardWriter(tmp_path, "gen1ou") as writer:
+        writer.drop("worker_died")
+    done = inspect(tmp_path, "--verify")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "trainable: yes"
+    for expected in (
+        "30 battles, 30 of them with both points of view",
+        f"schema {encoder.SCHEMA}, written with",
+        "dropped or cut off: 1",
+        "60 trajectories checked",
+    ):
+        assert expected in done.stdout
+    # "careful" wins two battles of three, see example_battle.
+    (row,) = (line.split() for line in lines if line.startswith("careful") and "(all others)" in line)
+    assert row[3:] == ["30", "20", "10", "0", "0.667", "[0.488,", "0.808]"]
+
+
+def test_actions_are_counted_by_kind(tmp_path):
+    write(tmp_path, small_battle(np.random.default_rng(0), 1, [0, 0, 4, 9, battle_files.MISSING_ACTION]))
+    lines = inspect_data.describe_actions(read_folder(tmp_path))
+    assert lines[0] == "actions: 40.0% moves, 20.0% switches, 20.0% moves + gimmick, 20.0% missing"
+    counts = {
+        name: line.split("#")[0] for name, line in zip(inspect_data.ACTION_NAMES, lines[1:-1], strict=True)
+    }
+    assert all(name in line for name, line in counts.items())
+    chosen = {name: int(line.split()[-1]) for name, line in counts.items() if int(line.split()[-1])}
+    assert chosen == {"move 1": 2, "switch 1": 1, "move 1 + gimmick": 1}
+
+
+def test_forced_decisions_are_counted(tmp_path):
+    generator = np.random.default_rng(0)
+    write(tmp_path, small_battle(generator, 1, [0], num_legal=1), small_battle(generator, 2, [1, 2, 3]))
+    last_line = inspect_data.describe_actions(read_folder(tmp_path))[-1]
+    assert last_line == "forced decisions (one legal action): 25.0%; legal on average: 2.50"
+
+
+def test_histogram_holds_every_trajectory(tmp_path):
+    generator = np.random.default_rng(0)
+    lengths = [1, 1, 2, 30, 31, 75]
+    write(tmp_path, *(small_battle(generator, n, [0] * length) for n, length in enumerate(lengths)))
+    first, *bars = inspect_data.describe_lengths(read_folder(tmp_path))
+    assert first.startswith("decisions per trajectory: min 1, median 16, max 75; turns: min 1")
+    assert sum(int(bar.split()[3]) for bar in bars) == len(lengths)
+
+
+def test_reward_sums_are_per_trajectory(tmp_path):
+    generator = np.random.default_rng(0)
+    write(tmp_path, small_battle(generator, 1, [0]), small_battle(generator, 2, [1, 2, 3]))
+    health = inspect_data.describe_rewards(read_folder(tmp_path))[1].split()
+    assert health[:5] == ["health", "1.000", "0.500", "0.50", "1.50"]
+
+
+def test_duplicates_are_counted(tmp_path):
+    generator = np.random.default_rng(0)
+    battle = example_battle(generator, 1)
+    again = example_battle(np.random.default_rng(0), 1)
+    for trajectory in again:
+        trajectory.battle = 2
+    write(tmp_path, *battle, *again, *example_battle(generator, 3))
+    first_line = inspect_data.describe_losses(read_folder(tmp_path))[0]
+    assert first_line == "duplicates (same seed, side, player and actions): 2"
+
+
+def both_win(generator: np.random.Generator) -> list[Trajectory]:
+    return [example_trajectory(generator, 7, side, 1) for side in (0, 1)]
+
+
+def one_is_truncated(generator: np.random.Generator) -> list[Trajectory]:
+    return [example_trajectory(generator, 7, side, 0, truncated=bool(side)) for side in (0, 1)]
+
+
+def same_side_twice(generator: np.random.Generator) -> list[Trajectory]:
+    return [example_trajectory(generator, 7, 0, outcome) for outcome in (1, -1)]
+
+
+def other_seed(generator: np.random.Generator) -> list[Trajectory]:
+    pair = example_battle(generator, 7)
+    pair[0].seed += 1
+    return pair
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (both_win, r"battle 7: both points of view say outcome \[1, 1\]"),
+        (one_is_truncated, "battle 7: truncated from one point of view only"),
+        (same_side_twice, r"battle 7 is there 2 times, from sides \[0, 0\]"),
+        (other_seed, "battle 7: its two points of view are of different battles"),
+    ],
+)
+def test_points_of_view_that_contradict_each_other_are_not_trainable(tmp_path, make, message):
+    generator = np.random.default_rng(0)
+    write(tmp_path, *example_battle(generator, 1), *make(generator))
+    with pytest.raises(BattleFileError, match=message):
+        inspect_data.prove_trainable(read_folder(tmp_path), 100, seed=0)
+
+
+def test_battles_that_nobody_won_are_not_trainable(tmp_path):
+    generator = np.random.default_rng(0)
+    write(tmp_path, *(example_trajectory(generator, 1, side, 0) for side in (0, 1)))
+    with pytest.raises(BattleFileError, match="no battle was won or lost"):
+        inspect_data.prove_trainable(read_folder(tmp_path), 100, seed=0)
+
+
+def test_forced_decisions_alone_are_not_trainable(tmp_path):
+    write(tmp_path, small_battle(np.random.default_rng(0), 1, [0, 1], num_legal=1))
+    with pytest.raises(BattleFileError, match="no decision of 2 is a known choice"):
+        inspect_data.prove_trainable(read_folder(tmp_path), 100, seed=0)
+
+
+def test_illegal_action_on_disk_is_not_trainable(tmp_path):
+    write_battles(tmp_path)
+    path = only_shard(tmp_path) / "legal.npy"
+    legal = np.load(path)
+    np.save(path, ~legal)
+    with pytest.raises(BattleFileError, match="is illegal at decision|no legal action at decision"):
+        inspect_data.prove_trainable(read_folder(tmp_path), 100, seed=0)
+
+
+def test_command_refuses_the_empty_record_in_one_line(tmp_path):
+    (tmp_path / "games.json.gz").write_bytes(gzip.compress(json.dumps(EMPTY_RECORD).encode()))
+    done = inspect(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "empty log" in done.stderr
+
+
+def test_command_refuses_a_corrupt_shard_in_one_line(tmp_path):
+    write_battles(tmp_path)
+    path = only_shard(tmp_path) / "words.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    done = inspect(tmp_path, "--verify")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: corrupt shard" in done.stderr and done.stderr.count("\n") == 1
