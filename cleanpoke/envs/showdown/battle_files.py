@@ -285,7 +285,7 @@ class ShardWriter:
         self._count = end
 
     def drop(self, reason: str) -> None:
-        """Count a battle (one point of view) that is not written, so that nothing is dropped silently."""
+        """Count a trajectory or battle that is not written, or not to its end: nothing is lost silently."""
         self._dropped[reason] += 1
 
     def flush(self) -> None:
