@@ -209,8 +209,12 @@ class Run:
             self.save_json("args.json", self.args)
             purge_step = self.start_step if self.checkpoint else None
             self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
-        except PermissionError as error:
-            raise CleanPokeError(f"cannot write to {error.filename}: make it writable for you") from error
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise CleanPokeError(
+                f"cannot write to {root} ({error.strerror}): make it a folder of yours"
+            ) from error
         rows = "\n".join(f"|{name}|{value}|" for name, value in self.args.items())
         self.log_text(self.start_step, "hyperparameters", f"|name|value|\n|-|-|\n{rows}")
 

