@@ -53,7 +53,7 @@ class Args:
 
 
 def player_factory(spec: str, battle_format: str) -> PlayerFactory:
-    """A picklable builder of the player that `spec` names; checks the name now rather than in a child process."""
+    """A picklable builder of the player that `spec` names; the name is checked here, not in a child."""
     if spec.startswith("checkpoint:"):
         path, _, temperature = spec.removeprefix("checkpoint:").partition("@")
         awac_showdown_hrm.check_checkpoint(Path(path), battle_format)

@@ -52,7 +52,7 @@ class Decision:
 
 @dataclass(slots=True)
 class Match:
-    """A battle to play. `teams` are packed teams (None: generated), `team_ids` their indices in the team list."""
+    """A battle to play. `teams`: packed, None for generated ones; `team_ids`: their places in the team list."""
 
     seed: int
     players: tuple[Player, Player]
@@ -62,7 +62,7 @@ class Match:
 
 @dataclass(slots=True)
 class Result:
-    """How a match ended. winner: 0, 1 or None (tie, or cut off when `truncated`); trajectories when recorded."""
+    """How a match ended. winner: 0, 1 or None (a tie, or `truncated`: cut off); trajectories when recorded."""
 
     match: Match
     winner: int | None
@@ -99,7 +99,7 @@ def fainted(side: Side) -> int:
 
 
 def differences(tracker: BattleTracker) -> tuple[float, float, float]:
-    """Own view of the position: (health own - opponent, statused opponents - own, fainted opponents - own)."""
+    """The position as (own minus opponent health, opponents minus own with a status, … fainted)."""
     own, opponent = tracker.own, tracker.opponent
     return (
         health_sum(own) - health_sum(opponent),
@@ -119,12 +119,11 @@ def play(
 ) -> Iterator[Result]:
     """Plays `matches`, `concurrent` at a time, and yields each result as the battle ends (in no fixed order).
 
-    record: both points of view are returned as trajectories, with the executed actions; their battle ids count
-    from `first_battle`. An encoder is needed to record and by players that need arrays.
+    record: both points of view are returned as trajectories, with the executed actions; their battle ids
+    count from `first_battle`. An encoder is needed to record and by players that need arrays.
     """
     waiting = iter(matches)
     running: dict[int, Running] = {}
-    battle_ids: dict[int, int] = {}
     exhausted = False
     while True:
         while not exhausted and len(running) < concurrent:
@@ -133,7 +132,6 @@ def play(
                 exhausted = True
                 break
             battle = simulator.start(match.seed, match.teams)
-            battle_ids[battle] = first_battle
             running[battle] = _seat_players(match, simulator.format, first_battle, record)
             first_battle += 1
         if not running:
@@ -152,10 +150,7 @@ def play(
         for player, decisions in by_player.values():
             for decision, answer in zip(decisions, player.choose(decisions), strict=True):
                 seat = running[decision.key[0]].seats[decision.key[1]]
-                if isinstance(answer, str):
-                    choice = answer
-                else:
-                    choice = decision.tracker.choice(answer)
+                choice = answer if isinstance(answer, str) else decision.tracker.choice(answer)
                 if seat.trajectory is not None:
                     action = decision.tracker.action_of(choice) if isinstance(answer, str) else answer
                     _record(seat, decision, action)
@@ -385,9 +380,9 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Plays `battles` (rounded up to pairs) against each opponent and returns a row per opponent.
 
-    make_agent: picklable, builds the agent in each process. A pair is one seed and two teams played twice with
-    the seats swapped, so each side gets both teams. Row: battles, wins, ties, cut_off (turn limit or failure;
-    counted as not won), win_rate, low, high (Wilson 95%), mean_turns.
+    make_agent: picklable, builds the agent in each process. A pair is one seed and two teams played twice
+    with the seats swapped, so each side gets both teams. Row: battles, wins, ties, cut_off (turn limit or
+    failure; counted as not won), win_rate, low, high (Wilson 95%), mean_turns.
     """
     opponents = tuple(opponents)
     pairs = math.ceil(battles / 2)
@@ -398,11 +393,11 @@ def evaluate(
         for index in range(min(processes, pairs))
     ]
     counts = {spec: {"win": 0, "loss": 0, "tie": 0, "cut_off": 0, "turns": 0} for spec in opponents}
-    done, total = 0, 2 * pairs * len(opponents)
-    for spec, outcome, turns in in_processes(_evaluate_share, shares, should_stop=should_stop):
+    total = 2 * pairs * len(opponents)
+    reports = in_processes(_evaluate_share, shares, should_stop=should_stop)
+    for done, (spec, outcome, turns) in enumerate(reports, start=1):
         counts[spec][outcome] += 1
         counts[spec]["turns"] += turns
-        done += 1
         on_result(done, total)
     rows = {}
     for spec, count in counts.items():

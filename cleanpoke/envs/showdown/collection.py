@@ -76,6 +76,8 @@ def _collect_share(share: CollectionShare, report: Callable, stopped: Callable[[
         for result in results:
             for trajectory in result.trajectories:
                 writer.add(trajectory)
+            for _ in range(2 - len(result.trajectories)):
+                writer.drop("no decision")
             if result.truncated:
                 # What was played of it is kept, marked as truncated; the count says why it was cut.
                 writer.drop(f"cut off: {result.reason}")
@@ -96,7 +98,7 @@ def collect(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Plays `battles` between players drawn uniformly from `factories` for each seat; writes both points of view.
+    """Plays `battles`, each seat drawn uniformly from `factories`; writes both points of view.
 
     Stops starting battles after `max_seconds` or when `should_stop()`; what is running is finished and kept.
     Raises CleanPokeError if another program writes into `folder`, or its battles are of another kind.

@@ -1,4 +1,4 @@
-"""Estimates of stats and damage from what one player knows; the encoder and the scripted players share them."""
+"""Estimates of stats and damage from what one player knows, for the encoder and the scripted players."""
 
 from functools import lru_cache
 
@@ -91,7 +91,7 @@ def expected_damage(
 
 
 def best_attack_effectiveness(dex: Dex, pokemon: Pokemon, defending: tuple[str, ...]) -> float:
-    """The best type multiplier, same-type bonus included, among the damaging moves a Pokémon is known to have.
+    """The best type multiplier, same-type bonus included, among the damaging moves that a Pokémon shows.
 
     For a Pokémon without a known damaging move, its own types stand in for its moves.
     """

@@ -1,13 +1,12 @@
 """Turns what one player knows of a battle (a tracker) into the arrays a network sees.
 
-One decision is a fixed row of slots: the context (field, sides, turn), the active Pokémon, its four moves, the
-five bench Pokémon in action order, the opponent's active Pokémon and its bench. Each slot holds vocabulary ids
-("words") and floats ("numbers"). Three symbols never mix: `<unknown>` (there is something, not seen yet),
+One decision is a fixed row of slots: the context (field, sides, turn), the active Pokémon, its four moves,
+the five bench Pokémon in action order, the opponent's active Pokémon and its bench. Each slot holds vocabulary
+ids ("words") and floats ("numbers"). Three symbols never mix: `<unknown>` (there is something, not seen yet),
 `<none>` (known to be nothing), `<predicted>` (reserved for set predictors); `<pad>` = 0 marks an empty slot.
 
 Nothing is summarised away: every side condition keeps its layers and age, every volatile of an active Pokémon
-is listed, PP and benches are complete, and what only one player can know (stats, PP) is marked as such by being
-absent on the opponent's side.
+is listed, PP and benches are complete. What only its owner can know (stats) is absent on the opponent's side.
 """
 
 import hashlib
@@ -141,7 +140,7 @@ class Encoder:
     def encode(
         self, tracker: BattleTracker, words: np.ndarray, numbers: np.ndarray, legal: np.ndarray
     ) -> None:
-        """Writes one decision into `words` (NUM_WORDS,) int16, `numbers` (NUM_NUMBERS,) and `legal` (13,) bool."""
+        """Writes one decision: `words` (NUM_WORDS,) int16, `numbers` (NUM_NUMBERS,), `legal` (13,) bool."""
         legal_actions = tracker.legal_actions()
         own, opponent = tracker.own, tracker.opponent
         preview = tracker.decision == "preview"

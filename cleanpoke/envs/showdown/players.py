@@ -32,7 +32,7 @@ Key = tuple[int, int]
 
 
 class Player(Protocol):
-    """Whoever takes decisions. `needs` says what the arena must prepare: "lines", "tracker" and/or "arrays"."""
+    """Whoever takes decisions. `needs`: what the arena must prepare, "lines", "tracker" and/or "arrays"."""
 
     name: str
     needs: frozenset[str]
@@ -105,6 +105,8 @@ class PokeEnvPlayer:
         self.player = player_class(battle_format=battle_format, start_listening=False)
         self.logger = logging.getLogger("poke_env.in_process")
         self.logger.setLevel(logging.CRITICAL)
+        # poke-env warns of every effect it has no name for, once per line; nothing depends on it here.
+        logging.getLogger("poke-env").setLevel(logging.ERROR)
         self.battles: dict[Key, Battle] = {}
 
     def observe(self, key: Key, message: "Message") -> None:
@@ -115,9 +117,8 @@ class PokeEnvPlayer:
             self.battles[key] = battle
         for line in message.lines:
             split_line = line.split("|")
-            if len(split_line) > 1 and split_line[1] not in self.player.MESSAGES_TO_IGNORE:
-                if split_line[1] not in ("win", "tie", "", "request"):
-                    battle.parse_message(split_line)
+            if split_line[1] not in ("win", "tie") and split_line[1] not in self.player.MESSAGES_TO_IGNORE:
+                battle.parse_message(split_line)
         if message.request is not None:
             battle.parse_request(poke_env_request(message.request))
 

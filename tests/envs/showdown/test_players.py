@@ -33,7 +33,7 @@ def share_won(battle_format, first, second, battles=40):
 
 @pytest.mark.parametrize("battle_format", ["gen1ou", "gen9randombattle"])
 def test_simple_heuristics_beats_random(battle_format):
-    assert share_won(battle_format, "simple_heuristics", "random") > 0.85
+    assert share_won(battle_format, "simple_heuristics", "random") > 0.75
 
 
 def test_tactician_beats_max_base_power():
