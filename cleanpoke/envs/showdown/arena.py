@@ -52,7 +52,7 @@ class Decision:
 
 @dataclass(slots=True)
 class Match:
-    """A battle to play. `teams`: packed, None for generated ones; `team_ids`: their places in the team list."""
+    """A battle to play. `teams`: packed, None for generated; `team_ids`: their places in the team list."""
 
     seed: int
     players: tuple[Player, Player]
@@ -62,7 +62,7 @@ class Match:
 
 @dataclass(slots=True)
 class Result:
-    """How a match ended. winner: 0, 1 or None (a tie, or `truncated`: cut off); trajectories when recorded."""
+    """How a match ended. winner: 0, 1 or None (tied, or `truncated`: cut off); trajectories if recorded."""
 
     match: Match
     winner: int | None

@@ -1,7 +1,7 @@
 """Turns what one player knows of a battle (a tracker) into the arrays a network sees.
 
 One decision is a fixed row of slots: the context (field, sides, turn), the active Pokémon, its four moves,
-the five bench Pokémon in action order, the opponent's active Pokémon and its bench. Each slot holds vocabulary
+the five bench Pokémon in action order, the opponent's active Pokémon and its bench. A slot holds vocabulary
 ids ("words") and floats ("numbers"). Three symbols never mix: `<unknown>` (there is something, not seen yet),
 `<none>` (known to be nothing), `<predicted>` (reserved for set predictors); `<pad>` = 0 marks an empty slot.
 
