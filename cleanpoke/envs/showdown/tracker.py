@@ -547,6 +547,7 @@ class BattleTracker:
 
     def _new_pokemon(self, name: str, species: str, level: int, gender: str) -> Pokemon:
         pokemon = Pokemon(name, species, species, level, gender)
+        pokemon.moves = pokemon.base_moves
         self._set_types(pokemon)
         data = self.dex.species.get(species)
         if self.gen < 3:
@@ -840,6 +841,8 @@ class BattleTracker:
                 return slot
         slot = self._new_slot(move_id)
         pokemon.moves.append(slot)
+        if pokemon.moves is not pokemon.base_moves and not pokemon.transformed:
+            pokemon.base_moves.append(slot)  # seen while another slot holds a mimicked move
         return slot
 
     def _on_move(self, parts: list[str]) -> None:
@@ -862,16 +865,21 @@ class BattleTracker:
         finishing = "twoturnmove" in volatiles
         if finishing:
             self._end_charge(pokemon)
-        if called:
-            # Gen 1 pays for a two-turn move when it strikes, later generations when it begins.
-            if self.gen == 1 and finishing and origin == move_id:
-                self._pay(pokemon, side, move_id, parts)
-            return
         if move_id in ("struggle", "recharge"):
             return
-        self._pay(pokemon, side, move_id, parts)
+        if self.gen == 1:
+            if move_id in TRAPPING_MOVES:
+                self._opposing(side).volatiles.pop("mustrecharge", None)
+            # A two-turn move is paid for when it strikes, in later generations when it begins.
+            charging = "charge" in self.dex.moves[move_id].flags
+            called = not finishing if charging else called
+        if not called:
+            self._pay(pokemon, side, move_id)
 
-    def _pay(self, pokemon: Pokemon, side: Side, move_id: str, parts: list[str]) -> None:
+    def _opposing(self, side: Side) -> Pokemon:
+        return self.sides[0 if side is self.sides[1] else 1].active
+
+    def _pay(self, pokemon: Pokemon, side: Side, move_id: str) -> None:
         slot = self._slot_of(pokemon, move_id)
         slot.pp -= 1
         if self.gen == 1:
@@ -928,7 +936,8 @@ class BattleTracker:
         pokemon = self._pokemon(parts[2])
         if pokemon is not None:
             self._set_status(pokemon, "fnt")
-            pokemon.hp = 0
+            pokemon.boosts, pokemon.volatiles = {}, {}
+            self._restore(pokemon)
 
     def _on_status(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -936,6 +945,8 @@ class BattleTracker:
             return
         self._set_status(pokemon, parts[3])
         pokemon.status_turns = 0
+        if self.gen == 1 and parts[3] == "slp":
+            pokemon.volatiles.pop("mustrecharge", None)
         self._note_origin(parts, pokemon)
 
     def _on_curestatus(self, parts: list[str]) -> None:
