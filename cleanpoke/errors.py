@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import sys
+import threading
 from collections.abc import Iterator
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -22,6 +23,7 @@ def user_errors() -> Iterator[None]:
 
     A CleanPokeError or a full disk ends as one `error: …` line on stderr with exit status 1, Ctrl-C with 130.
     """
+    previous_hook, threading.excepthook = threading.excepthook, _thread_failed
     try:
         yield
     except CleanPokeError as error:
@@ -35,5 +37,13 @@ def user_errors() -> Iterator[None]:
         sys.exit(130)
     else:
         return
+    finally:
+        threading.excepthook = previous_hook
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Keeps a full disk in TensorBoard's thread from printing: its next call raises it in ours, too."""
+    if not isinstance(failure.exc_value, OSError) or failure.exc_value.errno not in DISK_FULL:
+        threading.__excepthook__(failure)

@@ -140,8 +140,11 @@ def load_checkpoint(
         ) from error
     except Exception as error:  # torch raises a dozen kinds, and all of them mean the same to the user
         raise CleanPokeError(f"{path} is damaged or not a CleanPoke checkpoint: give another") from error
-    if not isinstance(contents, dict) or contents.pop("cleanpoke_checkpoint", None) != CHECKPOINT_FORMAT:
-        raise CleanPokeError(f"{path} is not a checkpoint of this version of CleanPoke: give another")
+    fields = {field.name for field in dataclasses.fields(Checkpoint)} - {"path"} | {"cleanpoke_checkpoint"}
+    if not isinstance(contents, dict) or set(contents) != fields:
+        raise CleanPokeError(f"{path} is a PyTorch file but not a CleanPoke checkpoint: give another")
+    if contents.pop("cleanpoke_checkpoint") != CHECKPOINT_FORMAT:
+        raise CleanPokeError(f"{path} was written by another version of CleanPoke: load it with that version")
     checkpoint = Checkpoint(path=path, **contents)
     if script is not None and checkpoint.script != script:
         raise CleanPokeError(
@@ -213,7 +216,7 @@ class Run:
             if error.errno in DISK_FULL:
                 raise
             raise CleanPokeError(
-                f"cannot write to {root} ({error.strerror}): make it a folder of yours"
+                f"cannot write to {self.folder} ({error.strerror}): make it a folder of yours"
             ) from error
         rows = "\n".join(f"|{name}|{value}|" for name, value in self.args.items())
         self.log_text(self.start_step, "hyperparameters", f"|name|value|\n|-|-|\n{rows}")
@@ -224,7 +227,11 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.progress.end()
         if self.enabled:
-            self.writer.close()
+            try:
+                self.writer.close()
+            except OSError:
+                if exception[0] is None:  # otherwise the error that brought us here says more
+                    raise
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds a point to each curve. Steps count from 0: resumed from `save(n, …)`, step n comes next."""

@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import random
@@ -197,9 +196,14 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
     path.write_bytes(b"")
     refused(path, "damaged or not a CleanPoke checkpoint")
     torch.save({"weights": torch.zeros(3)}, path)
-    refused(path, "not a checkpoint of this version")
+    refused(path, "a PyTorch file but not a CleanPoke checkpoint")
     torch.save(torch.zeros(3), path)
-    refused(path, "not a checkpoint of this version")
+    refused(path, "a PyTorch file but not a CleanPoke checkpoint")
+    torch.save({"cleanpoke_checkpoint": 1, "step": 3}, path)
+    refused(path, "a PyTorch file but not a CleanPoke checkpoint")
+    save_checkpoint(Checkpoint(path, "s", "", 1, {}, {}, {"model": torch.randn(1000)}))
+    torch.save(torch.load(path) | {"cleanpoke_checkpoint": 99}, path)
+    refused(path, "written by another version of CleanPoke")
     save_checkpoint(Checkpoint(path, "s", "", 1, {}, {}, {"model": torch.randn(1000)}))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -265,13 +269,19 @@ def test_unwritable_place_is_one_clear_line(tmp_path):
         new_run(occupied)
 
 
-def test_full_disk_for_curves_is_a_user_error():
+def test_full_disk_for_curves_is_one_clear_line(tmp_path):
     code = f"""
+import dataclasses, resource, signal
 from cleanpoke.errors import user_errors
-with user_errors():
-    raise OSError({errno.ENOSPC}, "No space left on device", "runs/x/events.out")
+from cleanpoke.run import Run
+Args = dataclasses.make_dataclass("Args", [])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+with user_errors(), Run("x.py", "env", Args(), seed=0, root={str(tmp_path)!r}) as run:
+    for step in range(10_000):
+        run.log(step, {{"losses/policy": 1.0}})
 """
     process = python(code)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors == "error: the disk is full (runs/x/events.out): free some space and run again\n"
+    assert errors == "error: the disk is full (while writing): free some space and run again\n"
