@@ -180,6 +180,7 @@ class Simulator:
     turn_limit: a battle that goes on for more turns ends as "turn_limit".
     timeout_seconds: a worker that owes an answer for this long is replaced, its battles are "stalled".
     with_truth: every message carries a snapshot of the whole battle, for tests.
+    shortcuts: False plays by Showdown's untouched code, for the test that `node/shortcuts.js` changes nothing.
 
     Raises CleanPokeError for an unknown or unsupported format and when Node is missing.
     """
@@ -194,6 +195,7 @@ class Simulator:
         turn_limit: int = 1000,
         timeout_seconds: float = 60,
         with_truth: bool = False,
+        shortcuts: bool = True,
     ):
         self.format = format
         self.timeout_seconds = timeout_seconds
@@ -205,6 +207,7 @@ class Simulator:
             "team_pool_size": team_pool_size,
             "turn_limit": turn_limit,
             "with_truth": with_truth,
+            "shortcuts": shortcuts,
         }
         self._next_battle = 0
         self._worker_of: dict[int, _Worker] = {}

@@ -207,6 +207,7 @@ if (problem) {
 	write(problem);
 } else {
 	Dex.forFormat(format).includeData();
+	if (options.shortcuts) require("./shortcuts.js").install(format);
 	write({ ready: true, random_teams: !!format.team });
 	try {
 		serve();
