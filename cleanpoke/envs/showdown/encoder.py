@@ -46,7 +46,11 @@ FIELD_CONDITIONS = (
 TERRAINS = ("electricterrain", "grassyterrain", "mistyterrain", "psychicterrain")
 BASE_STATS = ("hp", "atk", "def", "spa", "spd", "spe")
 STATS = ("atk", "def", "spa", "spd", "spe")
-BOOSTS = ("atk", "def", "spa", "spd", "spe", "accuracy", "evasion")
+BOOST_PLACES = {
+    name: place for place, name in enumerate(("atk", "def", "spa", "spd", "spe", "accuracy", "evasion"))
+}
+SIDE_CONDITION_PLACES = {name: place for place, name in enumerate(SIDE_CONDITIONS)}
+FIELD_CONDITION_PLACES = {name: place for place, name in enumerate(FIELD_CONDITIONS)}
 
 
 class SlotKind(NamedTuple):
@@ -58,9 +62,13 @@ class SlotKind(NamedTuple):
     num_numbers: int
 
 
-NUM_BENCH_WORDS = 7 + NUM_MOVES
-NUM_BENCH_NUMBERS = 25
-NUM_CONTEXT_NUMBERS = 14 + 4 * len(SIDE_CONDITIONS) + 2 * len(FIELD_CONDITIONS)
+NUM_BODY_WORDS = 7 + NUM_MOVES
+NUM_BODY_NUMBERS = 18 + NUM_MOVES
+"""Of what is common to every Pokémon and changes rarely; the numbers below follow it."""
+NUM_BENCH_WORDS = NUM_BODY_WORDS
+NUM_BENCH_NUMBERS = NUM_BODY_NUMBERS + 3
+NUM_CONTEXT_BASICS = 14
+NUM_CONTEXT_NUMBERS = NUM_CONTEXT_BASICS + 4 * len(SIDE_CONDITIONS) + 2 * len(FIELD_CONDITIONS)
 
 SLOT_KINDS = (
     SlotKind("context", 1, 6, NUM_CONTEXT_NUMBERS),
@@ -75,10 +83,24 @@ SLOT_KINDS = (
 NUM_WORDS = sum(kind.count * kind.num_words for kind in SLOT_KINDS)
 NUM_NUMBERS = sum(kind.count * kind.num_numbers for kind in SLOT_KINDS)
 
+
+def slot_starts(sizes: tuple[int, ...]) -> list[range]:
+    """For each kind of slot, where its slots begin in a row that concatenates slots of these sizes."""
+    starts, position = [], 0
+    for kind, size in zip(SLOT_KINDS, sizes, strict=True):
+        starts.append(range(position, position + kind.count * size, size))
+        position += kind.count * size
+    return starts
+
+
+WORD_STARTS = slot_starts(tuple(kind.num_words for kind in SLOT_KINDS))
+NUMBER_STARTS = slot_starts(tuple(kind.num_numbers for kind in SLOT_KINDS))
+CONTEXT, ACTIVE, MOVES, BENCH, OPPONENT_ACTIVE, OPPONENT_BENCH = range(len(SLOT_KINDS))
+
 VOCABULARY_SIZE = 5120
 """Rows of the word embedding: the vocabulary of the pinned simulator, rounded up."""
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 SIMULATOR_VERSION = json.loads((Path(__file__).parent / "node" / "package.json").read_text())["dependencies"][
     "pokemon-showdown"
 ]
@@ -102,10 +124,11 @@ def health_sum(side: Side) -> float:
     return known + max(side.team_size - len(side.team), 0)
 
 
-Chunk = tuple[list[int], list[float]]
-"""Words and numbers of one slot; never changed once made."""
+Body = tuple[np.ndarray, np.ndarray]
+"""Words (NUM_BODY_WORDS,) and numbers (NUM_BODY_NUMBERS,) of a Pokémon; never changed once made."""
 
 MAX_REMEMBERED = 200_000
+"""Entries of a look-up table before it starts afresh: about 100 MB."""
 
 
 class Encoder:
@@ -131,105 +154,104 @@ class Encoder:
         self.weathers, self.fields = tables["weather"], tables["field"]
         self.categories, self.decisions = tables["category"], tables["decision"]
         self.format_word = tables["format"].get(battle_format, self.unknown)
-        self.remembered: dict[tuple, Chunk] = {}
-        self.empty_bench = [self.pad] * NUM_BENCH_WORDS, [0.0] * NUM_BENCH_NUMBERS
-        self.unseen_bench = [self.unknown] * NUM_BENCH_WORDS, [1.0] + [0.0] * (NUM_BENCH_NUMBERS - 1)
-        self.empty_active = [self.pad] * SLOT_KINDS[1].num_words, [0.0] * SLOT_KINDS[1].num_numbers
-        self.empty_move = [self.pad] * SLOT_KINDS[2].num_words, [0.0] * SLOT_KINDS[2].num_numbers
+        self.bodies: dict[tuple, Body] = {}
+        self.matchups: dict[tuple, float] = {}
 
     def encode(
         self, tracker: BattleTracker, words: np.ndarray, numbers: np.ndarray, legal: np.ndarray
     ) -> None:
         """Writes one decision: `words` (NUM_WORDS,) int16, `numbers` (NUM_NUMBERS,), `legal` (13,) bool."""
+        words[:] = self.pad
+        numbers[:] = 0.0
         legal_actions = tracker.legal_actions()
+        legal[:] = legal_actions
         own, opponent = tracker.own, tracker.opponent
-        preview = tracker.decision == "preview"
         # At team preview the first member stands where the active Pokémon will: action 0 leads with it.
-        active = own.team[0] if preview else own.active
+        active = own.team[0] if tracker.decision == "preview" else own.active
         foe = opponent.active
         stats = estimated_stats(self.dex, active) if active else None
         foe_stats = estimated_stats(self.dex, foe) if foe else None
 
-        all_words, all_numbers = self._context(tracker, legal_actions)
-        self._extend(all_words, all_numbers, self._active(tracker, active, stats, foe, foe_stats))
-        for index in range(NUM_MOVES):
-            chunk = self._move(tracker, index, active, stats, foe, foe_stats, legal_actions)
-            self._extend(all_words, all_numbers, chunk)
-        bench = tracker.bench()
-        for index in range(NUM_BENCH):
-            if index < len(bench):
-                chunk = self._pokemon(bench[index], foe, legal_actions[4 + index])
-            else:
-                chunk = self.empty_bench
-            self._extend(all_words, all_numbers, chunk)
-        self._extend(all_words, all_numbers, self._active(tracker, foe, foe_stats, active, stats))
+        self._context(tracker, legal_actions, words, numbers)
+        if active is not None:
+            word, number = WORD_STARTS[ACTIVE][0], NUMBER_STARTS[ACTIVE][0]
+            self._active(tracker, active, stats, foe, foe_stats, words, numbers, word, number)
+            for index in range(min(NUM_MOVES, len(active.moves))):
+                self._move(tracker, index, active, stats, foe, foe_stats, legal_actions, words, numbers)
+        for index, pokemon in enumerate(tracker.bench()[:NUM_BENCH]):
+            word, number = WORD_STARTS[BENCH][index], NUMBER_STARTS[BENCH][index]
+            self._pokemon(pokemon, foe, words, numbers, word, number)
+            numbers[number + NUM_BODY_NUMBERS] = legal_actions[NUM_MOVES + index]
+        if foe is not None:
+            word, number = WORD_STARTS[OPPONENT_ACTIVE][0], NUMBER_STARTS[OPPONENT_ACTIVE][0]
+            self._active(tracker, foe, foe_stats, active, stats, words, numbers, word, number)
         hidden = [pokemon for pokemon in opponent.team if pokemon is not foe]
-        for index in range(NUM_BENCH):
+        for index in range(min(NUM_BENCH, opponent.team_size - (foe is not None))):
+            word, number = WORD_STARTS[OPPONENT_BENCH][index], NUMBER_STARTS[OPPONENT_BENCH][index]
             if index < len(hidden):
-                chunk = self._pokemon(hidden[index], active, False)
-            elif index < opponent.team_size - (foe is not None):
-                chunk = self.unseen_bench
+                self._pokemon(hidden[index], active, words, numbers, word, number)
             else:
-                chunk = self.empty_bench
-            self._extend(all_words, all_numbers, chunk)
-        words[:] = all_words
-        numbers[:] = all_numbers
-        legal[:] = legal_actions
+                words[word : word + NUM_BODY_WORDS] = self.unknown
+                numbers[number] = 1.0
 
-    @staticmethod
-    def _extend(all_words: list[int], all_numbers: list[float], chunk: Chunk) -> None:
-        all_words += chunk[0]
-        all_numbers += chunk[1]
-
-    def _context(self, tracker: BattleTracker, legal_actions: list[bool]) -> Chunk:
+    def _context(
+        self, tracker: BattleTracker, legal_actions: list[bool], words: np.ndarray, numbers: np.ndarray
+    ) -> None:
         own, opponent, turn = tracker.own, tracker.opponent, tracker.turn
-        terrain = next((name for name in TERRAINS if name in tracker.fields), None)
-        words = [
+        fields = tracker.fields
+        terrain = next((name for name in TERRAINS if name in fields), None) if fields else None
+        words[: SLOT_KINDS[CONTEXT].num_words] = (
             self.format_word,
             self.decisions.get(tracker.decision or "wait", self.unknown),
             self.weathers.get(tracker.weather, self.unknown) if tracker.weather else self.none,
             self.fields.get(terrain, self.unknown) if terrain else self.none,
             self.moves.get(own.last_move, self.none),
             self.moves.get(opponent.last_move, self.none),
-        ]
-        own_alive = sum(not pokemon.fainted for pokemon in own.team)
-        opponent_fainted = sum(pokemon.fainted for pokemon in opponent.team)
-        numbers = [
+        )
+        own_fainted = sum([pokemon.fainted for pokemon in own.team])
+        opponent_fainted = sum([pokemon.fainted for pokemon in opponent.team])
+        numbers[:NUM_CONTEXT_BASICS] = (
             min(turn / 50, 4.0),
-            own_alive / 6,
+            (len(own.team) - own_fainted) / 6,
             (opponent.team_size - opponent_fainted) / 6,
             len(opponent.team) / 6,
             health_sum(own) / 6,
             health_sum(opponent) / 6,
-            float(tracker.decision == "switch"),
-            float(tracker.trapped),
-            float(tracker.maybe_trapped),
+            tracker.decision == "switch",
+            tracker.trapped,
+            tracker.maybe_trapped,
             (turn - tracker.weather_turn) / 8 if tracker.weather else 0.0,
-            (turn - tracker.fields[terrain]) / 8 if terrain else 0.0,
+            (turn - fields[terrain]) / 8 if terrain else 0.0,
             sum(legal_actions) / NUM_ACTIONS,
-            float(any(legal_actions[9:])),
-            float(opponent.gimmick_used),
-        ]
+            any(legal_actions[NUM_MOVES + NUM_BENCH :]),
+            opponent.gimmick_used,
+        )
+        position = NUM_CONTEXT_BASICS
         for side in (own, opponent):
-            conditions = side.conditions
-            if conditions:
-                for name in SIDE_CONDITIONS:
-                    condition = conditions.get(name)
-                    if condition is None:
-                        numbers += (0.0, 0.0)
-                    else:
-                        numbers += (condition.layers / 2, (turn - condition.start_turn) / 8)
-            else:
-                numbers += [0.0] * (2 * len(SIDE_CONDITIONS))
-        for name in FIELD_CONDITIONS:
-            started = tracker.fields.get(name)
-            numbers += (0.0, 0.0) if started is None else (1.0, (turn - started) / 8)
-        return words, numbers
+            for name, condition in side.conditions.items():
+                place = SIDE_CONDITION_PLACES.get(name)
+                if place is not None:
+                    numbers[position + 2 * place] = condition.layers / 2
+                    numbers[position + 2 * place + 1] = (turn - condition.start_turn) / 8
+            position += 2 * len(SIDE_CONDITIONS)
+        for name, started in fields.items():
+            place = FIELD_CONDITION_PLACES.get(name)
+            if place is not None:
+                numbers[position + 2 * place] = 1.0
+                numbers[position + 2 * place + 1] = (turn - started) / 8
 
-    def _pokemon(self, pokemon: Pokemon, foe: Pokemon | None, legal_switch: bool) -> Chunk:
-        """What is common to active and bench Pokémon, own and the opponent's.
+    def _pokemon(
+        self,
+        pokemon: Pokemon,
+        foe: Pokemon | None,
+        words: np.ndarray,
+        numbers: np.ndarray,
+        word: int,
+        number: int,
+    ) -> None:
+        """What every Pokémon has, from positions `word` and `number` on; the flag of a legal switch stays 0.
 
-        Most of a team does not change from one decision to the next, so chunks are remembered by content.
+        Most of a team does not change from one decision to the next, so it is remembered by content.
         """
         key = (
             pokemon.species,
@@ -244,19 +266,30 @@ class Encoder:
             pokemon.tera_type,
             pokemon.ability,
             pokemon.item,
-            legal_switch,
             tuple(pokemon.stats.values()) if pokemon.stats else None,
             *[(slot.id, slot.pp, slot.max_pp) for slot in pokemon.moves],
-            (foe.types, *[slot.id for slot in foe.moves]) if foe else None,
         )
-        chunk = self.remembered.get(key)
-        if chunk is None:
-            if len(self.remembered) >= MAX_REMEMBERED:
-                self.remembered.clear()
-            chunk = self.remembered[key] = self._make_pokemon(pokemon, foe, legal_switch)
-        return chunk
+        body = self.bodies.get(key)
+        if body is None:
+            if len(self.bodies) >= MAX_REMEMBERED:
+                self.bodies.clear()
+            body = self.bodies[key] = self._body(pokemon)
+        words[word : word + NUM_BODY_WORDS] = body[0]
+        numbers[number : number + NUM_BODY_NUMBERS] = body[1]
+        if foe is not None:
+            numbers[number + NUM_BODY_NUMBERS + 1] = self._matchup(pokemon, foe)
+            numbers[number + NUM_BODY_NUMBERS + 2] = self._matchup(foe, pokemon)
 
-    def _make_pokemon(self, pokemon: Pokemon, foe: Pokemon | None, legal_switch: bool) -> Chunk:
+    def _matchup(self, attacker: Pokemon, defender: Pokemon) -> float:
+        key = (attacker.types, defender.types, *[slot.id for slot in attacker.moves])
+        value = self.matchups.get(key)
+        if value is None:
+            if len(self.matchups) >= MAX_REMEMBERED:
+                self.matchups.clear()
+            value = self.matchups[key] = best_attack_effectiveness(self.dex, attacker, defender.types) / 4
+        return value
+
+    def _body(self, pokemon: Pokemon) -> Body:
         species = self.dex.species.get(pokemon.species)
         types = pokemon.types
         ability, item = pokemon.ability, pokemon.item
@@ -274,105 +307,90 @@ class Encoder:
             *[self.moves.get(slot.id, self.unknown) for slot in moves],
             *[absent] * (NUM_MOVES - len(moves)),
         ]
-        base = species.base_stats if species else None
-        fraction = pokemon.hp_fraction
         numbers = [
             1.0,
-            fraction,
+            pokemon.hp_fraction,
             pokemon.level / 100,
-            float(pokemon.fainted),
-            float(pokemon.revealed),
-            float(pokemon.terastallized),
+            pokemon.fainted,
+            pokemon.revealed,
+            pokemon.terastallized,
             min(pokemon.status_turns, 8) / 8,
-            float(legal_switch),
+            *([species.base_stats[name] / 255 for name in BASE_STATS] if species else [0.0] * 6),
+            *([pokemon.stats[name] / 500 for name in STATS] if is_own else [0.0] * 5),
+            *[slot.pp / slot.max_pp if slot.max_pp else 0.0 for slot in moves],
+            *[0.0] * (NUM_MOVES - len(moves)),
         ]
-        numbers += [base[name] / 255 for name in BASE_STATS] if base else [0.0] * 6
-        numbers += [pokemon.stats[name] / 500 for name in STATS] if is_own else [0.0] * 5
-        numbers += [slot.pp / slot.max_pp if slot.max_pp else 0.0 for slot in moves]
-        numbers += [0.0] * (NUM_MOVES - len(moves))
-        if foe is None:
-            numbers += (0.0, 0.0)
-        else:
-            numbers += (
-                best_attack_effectiveness(self.dex, pokemon, foe.types) / 4,
-                best_attack_effectiveness(self.dex, foe, types) / 4,
-            )
-        return words, numbers
+        return np.array(words, np.int16), np.array(numbers, np.float32)
 
     def _active(
         self,
         tracker: BattleTracker,
-        pokemon: Pokemon | None,
-        stats: dict[str, float] | None,
+        pokemon: Pokemon,
+        stats: dict[str, float],
         foe: Pokemon | None,
         foe_stats: dict[str, float] | None,
-    ) -> Chunk:
-        if pokemon is None:
-            return self.empty_active
-        words, numbers = self._pokemon(pokemon, foe, False)
-        volatiles = list(pokemon.volatiles.items())[:MAX_VOLATILES]
-        unused = MAX_VOLATILES - len(volatiles)
-        words = [
-            *words,
-            self.moves.get(pokemon.last_move, self.none),
-            *[self.volatiles.get(name, self.unknown) for name, _ in volatiles],
-            *[self.pad] * unused,
-        ]
-        boosts = pokemon.boosts
-        numbers = [
-            *numbers,
-            *[boosts.get(name, 0) / 6 for name in BOOSTS],
-            min(pokemon.active_turns, 10) / 10,
-        ]
-        if foe is not None and foe_stats is not None:
+        words: np.ndarray,
+        numbers: np.ndarray,
+        word: int,
+        number: int,
+    ) -> None:
+        self._pokemon(pokemon, foe, words, numbers, word, number)
+        word += NUM_BENCH_WORDS
+        number += NUM_BENCH_NUMBERS
+        words[word] = self.moves.get(pokemon.last_move, self.none)
+        for name, stage in pokemon.boosts.items():
+            numbers[number + BOOST_PLACES[name]] = stage / 6
+        number += len(BOOST_PLACES)
+        numbers[number] = min(pokemon.active_turns, 10) / 10
+        if foe is not None:
             own_speed = effective_speed(self.dex, pokemon, stats)
             foe_speed = effective_speed(self.dex, foe, foe_stats)
-            numbers += (float(own_speed > foe_speed), (own_speed - foe_speed) / (own_speed + foe_speed))
-        else:
-            numbers += (0.0, 0.0)
-        numbers += [min(tracker.turn - started, 8) / 8 for _, started in volatiles]
-        numbers += [0.0] * unused
-        return words, numbers
+            numbers[number + 1] = own_speed > foe_speed
+            numbers[number + 2] = (own_speed - foe_speed) / (own_speed + foe_speed)
+        number += 3
+        for index, (name, started) in enumerate(list(pokemon.volatiles.items())[:MAX_VOLATILES]):
+            words[word + 1 + index] = self.volatiles.get(name, self.unknown)
+            numbers[number + index] = min(tracker.turn - started, 8) / 8
 
     def _move(
         self,
         tracker: BattleTracker,
         index: int,
-        active: Pokemon | None,
-        stats: dict[str, float] | None,
+        active: Pokemon,
+        stats: dict[str, float],
         foe: Pokemon | None,
         foe_stats: dict[str, float] | None,
         legal_actions: list[bool],
-    ) -> Chunk:
-        if active is None or index >= len(active.moves):
-            return self.empty_move
+        words: np.ndarray,
+        numbers: np.ndarray,
+    ) -> None:
         slot = active.moves[index]
         move = self.dex.moves.get(slot.id)
         if move is None:
-            return self.empty_move
+            return
         effectiveness, damage = 1.0, 0.0
         if foe is not None and move.category != "Status":
             effectiveness = self.dex.effectiveness(move.type, foe.types)
             damage = expected_damage(self.dex, move, active, stats, foe, foe_stats, tracker.opponent)
-        words = [
+        word, number = WORD_STARTS[MOVES][index], NUMBER_STARTS[MOVES][index]
+        words[word : word + SLOT_KINDS[MOVES].num_words] = (
             self.moves.get(slot.id, self.unknown),
             self.types.get(move.type, self.unknown),
             self.categories.get(move.category.lower(), self.unknown),
             self.statuses.get(move.status, self.none),
             self.volatiles.get(move.volatile_status, self.none),
-        ]
-        numbers = [
+        )
+        numbers[number : number + SLOT_KINDS[MOVES].num_numbers] = (
             1.0,
             move.base_power / 150,
             move.accuracy,
             slot.pp / slot.max_pp if slot.max_pp else 0.0,
             move.priority / 5,
             effectiveness / 4,
-            float(move.type in active.types),
+            move.type in active.types,
             min(damage, 2.0),
-            float(foe is not None and damage >= foe.hp_fraction > 0),
-            float(legal_actions[index]),
-            float(legal_actions[9 + index]),
+            foe is not None and damage >= foe.hp_fraction > 0,
+            legal_actions[index],
+            legal_actions[NUM_MOVES + NUM_BENCH + index],
             move.heal + move.drain,
-        ]
-        return words, numbers
+        )

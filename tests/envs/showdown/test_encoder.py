@@ -97,7 +97,7 @@ def test_unseen_opponents_are_unknown_not_empty(battles):
 
 
 def test_own_stats_are_shown_and_the_opponents_are_not(battles):
-    stats = slice(14, 19)
+    stats = slice(13, 18)
     for _, _, numbers, _, _, _ in battles[1]:
         assert (slots(numbers, "opponent_bench", "num_numbers")[:, stats] == 0).all()
         assert (slots(numbers, "opponent_active", "num_numbers")[:, stats] == 0).all()
