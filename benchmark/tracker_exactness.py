@@ -1,10 +1,10 @@
 """How exact is what the battle tracker knows? Compared with the simulator's own state at every decision.
 
-Plays battles between random legal players with `Simulator(with_truth=True)`, feeds each side's tracker with
-that side's lines and requests only, and compares both at every decision of either side: everything about one's
-own team, and every fact that the tracker claims to know about the opponent. poke-env's `Battle` reads the same
-messages and is compared on what it keeps. Prints agreement by category, then each kind of disagreement that is
-left with its reason, then one line of JSON.
+Plays battles between random legal players with `Simulator(with_truth=True)`, feeds each side's tracker
+with that side's lines and requests only, and compares both at every decision of either side: everything
+about one's own team, and every fact that the tracker claims to know about the opponent. poke-env's `Battle`
+reads the same messages and is compared on what it keeps. Prints agreement by category, then each kind of
+disagreement that is left with its reason, then one line of JSON.
 
     python benchmark/tracker_exactness.py            # 500 battles of each of four formats, about ten minutes
     python benchmark/tracker_exactness.py --quick    # 25 of each
@@ -12,18 +12,18 @@ left with its reason, then one line of JSON.
 """
 
 import json
-import logging
 import random
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import tyro
 from poke_env.battle.battle import Battle
-from poke_env.player import Player as PokeEnvPlayer
+from poke_env.player import RandomPlayer
 
-from cleanpoke.envs.showdown.players import poke_env_request
+from cleanpoke.envs.showdown.players import PokeEnvPlayer
 from cleanpoke.envs.showdown.simulator import Message, Simulator
 from cleanpoke.envs.showdown.teams import generates_teams, load_teams
 from cleanpoke.envs.showdown.tracker import BattleTracker, Pokemon, Side
@@ -35,6 +35,8 @@ BAR = 0.999
 """Every category must agree at least this often, unless BARS names a lower bar and says why."""
 BARS: dict[str, float] = {}
 
+# Announced like volatiles, but the simulator keeps them as the state of an ability.
+ABILITY_STATES = ("fallen", "slowstart")
 # Rules of a format that the simulator keeps among its pseudo-weathers.
 RULES = {"sleepclausemod", "freezeclausemod"}
 # Volatiles of the simulator that no player is told about; they are its bookkeeping, not the battle's state.
@@ -46,6 +48,8 @@ HIDDEN_VOLATILES = {
     "unburden": "follows from a lost item",
     "truant": "alternates every turn",
     "twoturnmove": "the charging move's own volatile is compared instead",
+    "trapper": "the other end of the opponent's `trapped`",
+    "chillyreception": "ends with the switch that it causes",
     "residualdmg": "Gen 1 and 2 keep the toxic counter here; compared as status_turns",
 }
 
@@ -68,12 +72,19 @@ class Args:
 
 @dataclass(slots=True)
 class Report:
-    """Comparisons of one format: `checks` and `wrong` by category, `kinds` of disagreement with an example."""
+    """Comparisons of one format: `checks` and `wrong` by category, `kinds` of disagreement, examples."""
 
     checks: Counter = field(default_factory=Counter)
+    unknowable: Counter = field(default_factory=Counter)
+    """Disagreements by (category, reason) that no player could avoid: see `reason_why_unknowable`."""
     wrong: Counter = field(default_factory=Counter)
     kinds: Counter = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    reason: str = ""
+    """Set while something is compared that the player cannot know."""
+    poke_env: Counter = field(default_factory=Counter)
+    """(fact, "same" or who is right) to its count, in the comparison with poke-env."""
+    poke_env_examples: dict[tuple[str, str], str] = field(default_factory=dict)
     decisions: int = 0
     battles: int = 0
     microseconds_per_line: float = 0.0
@@ -86,9 +97,17 @@ class Report:
             self.disagree(category, kind, f"{where}: tracker {known}, truth {true}")
 
     def disagree(self, category: str, kind: str, example: str) -> None:
+        if self.reason:
+            self.unknowable[category, self.reason] += 1
+            return
         self.wrong[category] += 1
         self.kinds[category, kind] += 1
         self.examples.setdefault((category, kind), example)
+
+    def agreement(self, category: str) -> float:
+        """Share of right answers among those that a player can know."""
+        unknowable = sum(count for (name, _), count in self.unknowable.items() if name == category)
+        return 1 - self.wrong[category] / max(self.checks[category] - unknowable, 1)
 
 
 def boosts_of(boosts: dict[str, int]) -> dict[str, int]:
@@ -100,7 +119,7 @@ def known_volatiles(pokemon: Pokemon) -> set[str]:
     """The tracker's volatiles under the simulator's ids, counts left off."""
     names = set()
     for name in pokemon.volatiles:
-        if name.startswith("fallen"):
+        if name.startswith(ABILITY_STATES):
             continue
         for prefix, full in (
             ("perish", "perishsong"),
@@ -110,13 +129,17 @@ def known_volatiles(pokemon: Pokemon) -> set[str]:
         ):
             if name.startswith(prefix):
                 name = full
-        names.add(name)
+        names.add("partiallytrapped" if name == "partialtrappinglock" else name)
     return names - HIDDEN_VOLATILES.keys()
 
 
 def true_volatiles(truth: dict) -> set[str]:
     """The simulator's volatiles without its bookkeeping."""
-    return truth["volatiles"].keys() - HIDDEN_VOLATILES.keys()
+    names = truth["volatiles"].keys() - HIDDEN_VOLATILES.keys()
+    if "fakepartiallytrapped" in names:
+        # Gen 1: the trap has ended, but neither player can know that before the next turn.
+        names = names - {"fakepartiallytrapped"} | {"partiallytrapped"}
+    return {"partiallytrapped" if name == "partialtrappinglock" else name for name in names}
 
 
 def status_turns(truth: dict) -> int | None:
@@ -125,7 +148,11 @@ def status_turns(truth: dict) -> int | None:
     if truth["status"] == "slp" and "startTime" in state:
         return state["startTime"] - state["time"]
     if truth["status"] == "tox":
-        return state["stage"] if "stage" in state else truth["volatiles"].get("residualdmg", {}).get("counter", 0)
+        return (
+            state["stage"]
+            if "stage" in state
+            else truth["volatiles"].get("residualdmg", {}).get("counter", 0)
+        )
     return None
 
 
@@ -154,7 +181,8 @@ def compare_common(report: Report, who: str, pokemon: Pokemon, truth: dict, wher
 
 
 def compare_own(report: Report, pokemon: Pokemon, truth: dict, where: str) -> None:
-    report.compare("own hp", (pokemon.hp, pokemon.max_hp), (truth["hp"], truth["max_hp"]), truth["status"], where)
+    max_hp = pokemon.max_hp if truth["fainted"] else truth["max_hp"]  # a fainted one's is not told
+    report.compare("own hp", (pokemon.hp, pokemon.max_hp), (truth["hp"], max_hp), truth["status"], where)
     compare_common(report, "own", pokemon, truth, where)
     report.compare("own item", pokemon.item, truth["item"], truth["item"], where)
     if pokemon.ability:
@@ -196,7 +224,8 @@ def compare_opponent(report: Report, pokemon: Pokemon, truth: dict, where: str) 
 
 def compare_conditions(report: Report, who: str, side: Side, truth: dict, where: str) -> None:
     known = {name: condition.layers for name, condition in side.conditions.items()}
-    true = {name: state.get("layers", 1) for name, state in (truth["conditions"] | truth["slot_conditions"]).items()}
+    states = truth["conditions"] | truth["slot_conditions"]
+    true = {name: state.get("layers", 1) for name, state in states.items() if name != "revivalblessing"}
     report.checks[f"{who} side conditions"] += 1 + len(true)
     for name in known.keys() | true.keys():
         if known.get(name) != true.get(name):
@@ -204,8 +233,11 @@ def compare_conditions(report: Report, who: str, side: Side, truth: dict, where:
             report.disagree(f"{who} side conditions", name, example)
 
 
-def compare(report: Report, tracker: BattleTracker, message: Message) -> None:
-    """Compares all that one tracker knows with the truth at one decision."""
+def compare(report: Report, tracker: BattleTracker, message: Message, impostors: set[str]) -> None:
+    """Compares all that one tracker knows with the truth at one decision.
+
+    impostors: names of the opponent's Pokémon that were part of an Illusion so far; extended here.
+    """
     truth = message.truth
     where = f"battle {message.battle} side {message.side} turn {truth['turn']}"
     own, opponent = truth["sides"][message.side], truth["sides"][1 - message.side]
@@ -227,10 +259,94 @@ def compare(report: Report, tracker: BattleTracker, message: Message) -> None:
     active = next(one for one in opponent["pokemon"] if one["active"])
     believed = disguised["illusion"] if disguised else active["name"]
     report.compare("opponent active", tracker.opponent.active.name, believed, "", where)
+    if disguised:
+        impostors |= {disguised["name"], disguised["illusion"]}
     for pokemon in tracker.opponent.team:
         if not pokemon.revealed or (disguised and pokemon.name in (disguised["name"], disguised["illusion"])):
             continue
-        compare_opponent(report, pokemon, by_name[pokemon.name], f"{where} {pokemon.species}")
+        true = by_name[pokemon.name]
+        report.reason = reason_why_unknowable(pokemon, true, impostors)
+        compare_opponent(report, pokemon, true, f"{where} {pokemon.species}")
+        report.reason = ""
+
+
+def reason_why_unknowable(pokemon: Pokemon, truth: dict, impostors: set[str]) -> str:
+    """Why a player may be wrong about this Pokémon of the opponent's; "" when there is no excuse."""
+    if pokemon.name in impostors:
+        return "an Illusion that left unbroken is taken for the Pokémon it looked like"
+    if not truth["active"] and truth["base_ability"] in ("regenerator", "trace"):
+        return "Regenerator (also a traced one) heals unseen while leaving"
+    return ""
+
+
+def poke_env_facts(battle: Battle) -> dict[str, object]:
+    """The facts on which poke-env's `Battle` can be compared, in the tracker's words."""
+    facts: dict[str, object] = {}
+    for who, pokemon in (("own", battle.active_pokemon), ("opponent", battle.opponent_active_pokemon)):
+        if pokemon is None:
+            continue
+        facts[f"{who} active species"] = pokemon.species
+        facts[f"{who} active hp"] = pokemon.current_hp
+        facts[f"{who} active status"] = pokemon.status.name.lower() if pokemon.status else ""
+        facts[f"{who} active boosts"] = boosts_of(pokemon.boosts)
+    facts["legal moves"] = sorted(move.id for move in battle.available_moves)
+    facts["legal switches"] = sorted(pokemon.name for pokemon in battle.available_switches)
+    return facts
+
+
+def tracker_facts(tracker: BattleTracker) -> dict[str, object]:
+    """The same facts from the tracker."""
+    facts: dict[str, object] = {}
+    for who, pokemon in (("own", tracker.own.active), ("opponent", tracker.opponent.active)):
+        if pokemon is None:
+            continue
+        facts[f"{who} active species"] = pokemon.species
+        facts[f"{who} active hp"] = pokemon.hp
+        facts[f"{who} active status"] = pokemon.status
+        facts[f"{who} active boosts"] = boosts_of(pokemon.boosts)
+    legal, bench = tracker.legal_actions(), tracker.bench()
+    if tracker.decision == "move":
+        facts["legal moves"] = sorted(
+            move["id"] for move in tracker.request["active"][0]["moves"] if not move.get("disabled")
+        )
+    else:
+        facts["legal moves"] = []
+    facts["legal switches"] = sorted(one.name for one, ok in zip(bench, legal[4:9], strict=False) if ok)
+    return facts
+
+
+def true_facts(message: Message) -> dict[str, object]:
+    """The same facts from the simulator, where it holds them in this form."""
+    facts: dict[str, object] = {}
+    for who, side in (("own", message.side), ("opponent", 1 - message.side)):
+        active = next(one for one in message.truth["sides"][side]["pokemon"] if one["active"])
+        facts[f"{who} active species"] = active["species"]
+        percent = int(active["shared"].split("/")[0].split(" ")[0])
+        facts[f"{who} active hp"] = active["hp"] if who == "own" else percent
+        facts[f"{who} active status"] = active["status"]
+        facts[f"{who} active boosts"] = boosts_of(active["boosts"])
+    return facts
+
+
+def compare_poke_env(report: Report, tracker: BattleTracker, battle: Battle, message: Message) -> None:
+    """Counts where poke-env says something else than the tracker, and which of them is right."""
+    if tracker.decision == "preview":
+        return
+    ours, theirs, truth = tracker_facts(tracker), poke_env_facts(battle), true_facts(message)
+    for fact, known in ours.items():
+        if fact not in theirs or known == theirs[fact]:
+            verdict = "same"
+        elif fact not in truth:
+            verdict = "differs"
+        elif known == truth[fact]:
+            verdict = "tracker is right"
+        else:
+            verdict = "poke-env is right" if theirs[fact] == truth[fact] else "both are wrong"
+        report.poke_env[fact, verdict] += 1
+        if verdict != "same":
+            where = f"battle {message.battle} side {message.side} turn {tracker.turn}"
+            example = f"{where}: tracker {known}, poke-env {theirs[fact]}, truth {truth.get(fact)}"
+            report.poke_env_examples.setdefault((fact, verdict), example)
 
 
 def play(battle_format: str, battles: int, seed: int) -> Report:
@@ -240,6 +356,8 @@ def play(battle_format: str, battles: int, seed: int) -> Report:
     generator = random.Random(seed)
     teams = [] if generates_teams(battle_format) else [team.packed for team in load_teams(battle_format)]
     trackers: dict[tuple[int, int], BattleTracker] = {}
+    impostors: dict[tuple[int, int], set[str]] = {}
+    poke_env = PokeEnvPlayer(RandomPlayer, battle_format, "poke-env")
     sample: list[tuple[tuple[int, int], list[str], dict | None]] = []
     with Simulator(battle_format, seed=seed, with_truth=True, turn_limit=500) as simulator:
 
@@ -259,15 +377,20 @@ def play(battle_format: str, battles: int, seed: int) -> Report:
                 tracker.receive(message.lines, message.request)
                 if len(sample) < TIMED_MESSAGES:
                     sample.append((key, message.lines, message.request))
+                poke_env.observe(key, message)
                 if message.needs_choice:
-                    compare(report, tracker, message)
+                    compare(report, tracker, message, impostors.setdefault(key, set()))
+                    compare_poke_env(report, tracker, poke_env.battles[key], message)
                     legal = tracker.legal_actions()
                     action = generator.choice([action for action in range(len(legal)) if legal[action]])
                     choices.append((message.battle, message.side, tracker.choice(action)))
             for end in ended:
                 report.battles += 1
                 for side in (0, 1):
-                    report.unknown_lines += trackers.pop((end.battle, side)).unknown_lines
+                    key = end.battle, side
+                    report.unknown_lines += trackers.pop(key).unknown_lines
+                    impostors.pop(key, None)
+                    poke_env.finish(key)
                 if started < battles:
                     start(started)
                     started += 1
@@ -291,19 +414,29 @@ def time_tracker(generation: int, sample: list[tuple[tuple[int, int], list[str],
 def show(battle_format: str, report: Report) -> bool:
     """Prints one format's table; returns whether every category reached its bar."""
     print(f"\n{battle_format}: {report.battles} battles, {report.decisions} decisions compared")
-    print(f"{'category':28} {'checks':>9} {'wrong':>7} {'agreement':>10}   bar")
+    print(f"{'category':28} {'checks':>9} {'wrong':>7} {'unknowable':>10} {'agreement':>10}   bar")
     passed = True
     for category in sorted(report.checks):
         checks, wrong = report.checks[category], report.wrong[category]
-        agreement, bar = 1 - wrong / checks, BARS.get(category, BAR)
+        unknowable = sum(count for (name, _), count in report.unknowable.items() if name == category)
+        agreement = report.agreement(category)
+        bar = BARS.get(category, BAR)
         passed &= agreement >= bar
         flag = "" if agreement >= bar else "  BELOW"
-        print(f"{category:28} {checks:9d} {wrong:7d} {agreement:9.4%}   {bar:.1%}{flag}")
+        print(f"{category:28} {checks:9d} {wrong:7d} {unknowable:10d} {agreement:10.4%}   {bar:.1%}{flag}")
+    for (category, reason), count in report.unknowable.most_common():
+        print(f"  {count:6d} {category}: {reason}")
     for (category, kind), count in report.kinds.most_common(40):
         print(f"  {count:6d} {category}: {kind}   e.g. {report.examples[category, kind]}")
     if report.unknown_lines:
         print(f"  unknown lines: {dict(report.unknown_lines)}")
     print(f"  {report.microseconds_per_line:.1f} microseconds per line")
+    print(f"against poke-env {version('poke-env')}: facts that both hold at a decision")
+    for fact in dict.fromkeys(name for name, _ in report.poke_env):
+        verdicts = {verdict: count for (name, verdict), count in report.poke_env.items() if name == fact}
+        print(f"  {fact:24} {verdicts}")
+        for verdict in verdicts.keys() - {"same"}:
+            print(f"         {verdict}, e.g. {report.poke_env_examples[fact, verdict]}")
     return passed
 
 
@@ -317,7 +450,7 @@ def main(args: Args) -> None:
         summary[battle_format] = {
             "battles": report.battles,
             "decisions": report.decisions,
-            "agreement": {name: 1 - report.wrong[name] / count for name, count in report.checks.items()},
+            "agreement": {name: round(report.agreement(name), 6) for name in sorted(report.checks)},
             "microseconds_per_line": report.microseconds_per_line,
         }
     print(json.dumps({"benchmark": "tracker_exactness", "passed": passed, "formats": summary}))

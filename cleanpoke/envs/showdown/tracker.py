@@ -24,6 +24,7 @@ TRAPPING_MOVES = frozenset(
         *("magmastorm", "sandtomb", "snaptrap", "thundercage", "whirlpool", "wrap"),
     )
 )
+DELAYED_HEALS = frozenset(("healingwish", "lunardance", "wish"))
 LOCKING_MOVES = frozenset(("outrage", "petaldance", "ragingfury", "thrash"))
 # Protecting moves are announced as plain "Protect"; the move just used says which one it was.
 PROTECTING_MOVES = frozenset(
@@ -203,6 +204,8 @@ class _Disguise:
     item: str | None
     pp: list[tuple[str, int]]
     last_move: str | None
+    tera_type: str | None
+    terastallized: bool
 
 
 class BattleTracker:
@@ -235,8 +238,8 @@ class BattleTracker:
         self._known_by_request = False
         self._disguises: list[_Disguise | None] = [None, None]
         self._single_turn: list[tuple[dict, str]] = []
-        self._single_move: list[str] = []
-        self._last_mover: Pokemon | None = None
+        self._wraps = [0, 0]  # consecutive turns of each side's trapping move, Gen 1
+        self._unconfirmed: tuple[dict[str, Condition], str] | None = None
 
     # ------------------------------------------------------------------ input
 
@@ -506,6 +509,7 @@ class BattleTracker:
             pokemon.ability = entry["ability"]
         if "teraType" in entry:
             pokemon.tera_type = to_id(entry["teraType"])
+            pokemon.terastallized = bool(entry["terastallized"])
 
     def _receive_active_moves(self, offered: list[dict]) -> None:
         """Takes PP from the request; a Transform or Mimic shows there as other moves."""
@@ -635,6 +639,15 @@ class BattleTracker:
 
     def _on_upkeep(self, parts: list[str]) -> None:
         self._end_single_turn()
+        for side in self.sides:
+            active = side.active
+            if active is not None and active.status == "tox" and self.gen > 2:
+                active.status_turns += 1
+            if self.gen == 1:
+                self._loosen_wrap(side)
+            wish = side.conditions.get("wish")
+            if wish is not None and wish.start_turn < self.turn:
+                del side.conditions["wish"]
 
     def _end_single_turn(self) -> None:
         for holder, effect in self._single_turn:
@@ -656,6 +669,8 @@ class BattleTracker:
         side = self.sides[number]
         leaving = side.active
         pokemon = self._find_or_reveal(side, parts[2][5:], parts[3])
+        if side is self.own and self.gen >= 5:
+            pokemon = self._own_illusion(pokemon, parts[4]) or pokemon
         passed: dict[str, int] = {}
         boosts: dict[str, int] = {}
         if leaving is not None:
@@ -675,10 +690,21 @@ class BattleTracker:
         pokemon.boosts, pokemon.volatiles = boosts, passed
         pokemon.active_turns = 0
         pokemon.last_move = None
-        self._change_forme(pokemon, parts[3])
+        if pokemon.name == parts[2][5:]:
+            self._change_forme(pokemon, parts[3])
         self._set_condition(pokemon, parts[4])
         if pokemon.status == "tox" and self.gen > 2:
             pokemon.status_turns = 0
+
+    def _own_illusion(self, shown: Pokemon, condition: str) -> Pokemon | None:
+        """One's own disguised Pokémon, told by its exact HP: the line shows another one's name."""
+        hp, max_hp, _ = parse_condition(condition)
+        if (shown.hp, shown.max_hp) == (hp, max_hp):
+            return None
+        for pokemon in self.own.team:
+            if pokemon.base_ability == "illusion" and (pokemon.hp, pokemon.max_hp) == (hp, max_hp):
+                return pokemon
+        return None
 
     def _leave(self, number: int, leaving: Pokemon) -> None:
         """A Pokémon goes to the bench; what it had bound on the other side comes loose."""
@@ -688,8 +714,6 @@ class BattleTracker:
         other = self.sides[1 - number].active
         if other is not None:
             other.volatiles.pop("trapped", None)
-            if self.gen == 1:
-                other.volatiles.pop("partiallytrapped", None)
 
     def _find_or_reveal(self, side: Side, name: str, details: str) -> Pokemon:
         """The team member that a switch line shows; a new one when it was never seen."""
@@ -720,9 +744,9 @@ class BattleTracker:
     def _change_forme(self, pokemon: Pokemon, details: str) -> None:
         """Takes the lasting species of a `switch` or `detailschange` line."""
         species = parse_details(details)[0]
-        if ", tera:" in details:
+        pokemon.terastallized = ", tera:" in details
+        if pokemon.terastallized:
             pokemon.tera_type = to_id(details.rsplit("tera:", 1)[1])
-            pokemon.terastallized = True
         if species != pokemon.base_species:
             pokemon.base_species = species
             data = self.dex.species.get(species)
@@ -743,6 +767,8 @@ class BattleTracker:
             pokemon.item,
             [(slot.id, slot.pp) for slot in pokemon.base_moves],
             pokemon.last_move,
+            pokemon.tera_type,
+            pokemon.terastallized,
         )
 
     def _on_replace(self, parts: list[str]) -> None:
@@ -760,6 +786,7 @@ class BattleTracker:
             if side is not self.own
             else (true.hp, true.max_hp, true.status, true.status_turns)
         )
+        true.fainted = true.status == "fnt"
         true.boosts, true.volatiles = false.boosts, false.volatiles
         true.active_turns, true.last_move, true.revealed = false.active_turns, false.last_move, True
         if side is not self.own:
@@ -771,7 +798,9 @@ class BattleTracker:
             false.base_moves = [slot for slot in false.base_moves if slot.id in known_pp]
             for slot in false.base_moves:
                 slot.pp = known_pp[slot.id]
-            true.item, true.tera_type = false.item, true.tera_type
+            true.item = false.item
+            false.tera_type = before.tera_type
+        false.terastallized = before.terastallized
         false.boosts, false.volatiles, false.active_turns = {}, {}, 0
         false.hp, false.max_hp, false.item = before.hp, before.max_hp, before.item
         false.status, false.status_turns = before.status, before.status_turns
@@ -860,40 +889,85 @@ class BattleTracker:
                 called = True
         self._end_single_move(pokemon)
         pokemon.last_move = side.last_move = move_id
-        self._last_mover = pokemon
         volatiles = pokemon.volatiles
         finishing = "twoturnmove" in volatiles
         if finishing:
-            self._end_charge(pokemon)
+            self._end_charge(pokemon, move_id)
         if move_id in ("struggle", "recharge"):
             return
         if self.gen == 1:
             if move_id in TRAPPING_MOVES:
-                self._opposing(side).volatiles.pop("mustrecharge", None)
+                self._wrap(pokemon, side, continued=origin == move_id, missed="[miss]" in parts)
             # A two-turn move is paid for when it strikes, in later generations when it begins.
             charging = "charge" in self.dex.moves[move_id].flags
             called = not finishing if charging else called
         if not called:
-            self._pay(pokemon, side, move_id)
+            self._pay(pokemon, move_id)
+        if self.gen >= 3 and len(parts) > 4:
+            payer = move_id if not called else origin if self.gen >= 5 else None
+            if payer in self.dex.moves and self._feels_pressure(side, move_id, parts[4]):
+                self._pay(pokemon, payer)
+        self._await_wish(pokemon, side, move_id)
 
     def _opposing(self, side: Side) -> Pokemon:
         return self.sides[0 if side is self.sides[1] else 1].active
 
-    def _pay(self, pokemon: Pokemon, side: Side, move_id: str) -> None:
+    def _pay(self, pokemon: Pokemon, move_id: str) -> None:
         slot = self._slot_of(pokemon, move_id)
         slot.pp -= 1
         if self.gen == 1:
-            slot.pp %= 64
+            slot.pp %= 64  # Gen 1 lets a forced move run below zero, to 63
         elif slot.pp < 0:
             slot.pp = 0
+
+    def _wrap(self, pokemon: Pokemon, side: Side, *, continued: bool, missed: bool) -> None:
+        """Gen 1's trapping moves bind both for 2 to 5 turns, without lines that say so."""
+        foe = self._opposing(side)
+        foe.volatiles.pop("mustrecharge", None)
+        self._wraps[side is self.sides[1]] = self._wraps[side is self.sides[1]] + 1 if continued else 1
+        if not missed:
+            pokemon.volatiles["partialtrappinglock"] = foe.volatiles["partiallytrapped"] = self.turn
+
+    def _loosen_wrap(self, side: Side) -> None:
+        """End of a turn: a trap that was not renewed, or for the fifth time, is over."""
+        active, foe = side.active, self._opposing(side)
+        if active is None or foe is None:
+            return
+        start = active.volatiles.get("partialtrappinglock")
+        if start is None or start < self.turn or self._wraps[side is self.sides[1]] >= 5:
+            active.volatiles.pop("partialtrappinglock", None)
+            foe.volatiles.pop("partiallytrapped", None)
+
+    def _feels_pressure(self, side: Side, move_id: str, target: str) -> bool:
+        """Does the Pressure of the opposing Pokémon make this move cost one PP more?"""
+        foe = self._opposing(side)
+        if foe is None or foe.ability != "pressure" or foe.fainted or "gastroacid" in foe.volatiles:
+            return False
+        if side.active is not None and side.active.ability == "neutralizinggas":
+            return False
+        move = self.dex.moves[move_id]
+        if "mustpressure" in move.flags or move.target == "all":
+            return True
+        # The target is left out of the line when the move fails at once.
+        aims_at_foe = len(target) < 3 or self._side(target) is not side
+        return aims_at_foe and move.target not in ("foeSide", "self", "allySide", "allyTeam")
+
+    def _await_wish(self, pokemon: Pokemon, side: Side, move_id: str) -> None:
+        """Wish and Healing Wish begin without a line of their own; a `-fail` right after takes them back."""
+        self._unconfirmed = None
+        if move_id in DELAYED_HEALS and self.dex.moves[move_id].slot_condition not in side.conditions:
+            condition = self.dex.moves[move_id].slot_condition
+            side.conditions[condition] = Condition(1, self.turn)
+            self._unconfirmed = side.conditions, condition
 
     def _end_single_move(self, pokemon: Pokemon) -> None:
         for effect in ("destinybond", "grudge", "glaiverush"):
             pokemon.volatiles.pop(effect, None)
 
-    def _end_charge(self, pokemon: Pokemon) -> None:
+    def _end_charge(self, pokemon: Pokemon, move_id: str | None) -> None:
         pokemon.volatiles.pop("twoturnmove", None)
         pokemon.volatiles.pop("invulnerability", None)
+        pokemon.volatiles.pop(move_id, None)
 
     def _on_cant(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -901,7 +975,7 @@ class BattleTracker:
             return
         reason = effect_id(parts[3])
         if parts[3].startswith("ability: "):
-            self._note_ability(parts, parts[3], pokemon)
+            self._learn_ability(pokemon, reason)  # also of the one who stops another's move
         if reason == "slp":
             pokemon.status_turns += 1
         volatiles = pokemon.volatiles
@@ -910,8 +984,14 @@ class BattleTracker:
 
     def _on_prepare(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
-        if pokemon is not None:
-            pokemon.volatiles["twoturnmove"] = self.turn
+        if pokemon is None:
+            return
+        move_id = to_id(parts[3])
+        pokemon.volatiles["twoturnmove"] = self.turn
+        if self.gen > 1:
+            pokemon.volatiles[move_id] = self.turn
+        elif move_id in ("dig", "fly"):
+            pokemon.volatiles["invulnerability"] = self.turn
 
     def _on_mustrecharge(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -928,8 +1008,10 @@ class BattleTracker:
         self._set_condition(pokemon, parts[3])
         if len(parts) > 4:
             origin = parts[4]
-            if origin == "[from] psn" and pokemon.status == "tox":
+            if self.gen <= 2 and pokemon.status == "tox" and origin in ("[from] psn", "[from] Leech Seed"):
                 pokemon.status_turns += 1
+            elif origin.startswith(("[from] move: Wish", "[from] move: Healing Wish", "[from] move: Lunar")):
+                self._side(parts[2]).conditions.pop(effect_id(origin), None)
             self._note_origin(parts, pokemon)
 
     def _on_faint(self, parts: list[str]) -> None:
@@ -938,13 +1020,18 @@ class BattleTracker:
             self._set_status(pokemon, "fnt")
             pokemon.boosts, pokemon.volatiles = {}, {}
             self._restore(pokemon)
+            foe = self._opposing(self._side(parts[2]))
+            if foe is not None:
+                foe.volatiles.pop("trapped", None)
+                foe.volatiles.pop("partialtrappinglock", None)
 
     def _on_status(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
         if pokemon is None:
             return
         self._set_status(pokemon, parts[3])
-        pokemon.status_turns = 0
+        # The orb comes after this turn's poison damage, so the counter starts one turn later.
+        pokemon.status_turns = -1 if len(parts) > 4 and parts[4] == "[from] item: Toxic Orb" else 0
         if self.gen == 1 and parts[3] == "slp":
             pokemon.volatiles.pop("mustrecharge", None)
         self._note_origin(parts, pokemon)
@@ -973,8 +1060,8 @@ class BattleTracker:
         amount = int(parts[4]) if parts[1] == "-boost" else -int(parts[4])
         stage = pokemon.boosts.get(parts[3], 0) + amount
         pokemon.boosts[parts[3]] = max(-6, min(6, stage))
-        if len(parts) > 5:
-            self._note_origin(parts, pokemon)
+        if len(parts) > 5 and parts[5].startswith("[from] item: "):
+            self._note_item(pokemon, to_id(parts[5][13:]))
 
     def _on_setboost(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -1240,7 +1327,12 @@ class BattleTracker:
         pokemon = self._pokemon(parts[2])
         if pokemon is None:
             return
-        self._note_origin(parts, pokemon)
+        # Frisk is the ability of the one in `[of]`; Pickpocket and others that of the item's new holder.
+        thief = parts[4][16:] if len(parts) > 4 and parts[4].startswith("[from] ability: ") else ""
+        if thief and thief != "Frisk":
+            self._learn_ability(pokemon, to_id(thief))
+        else:
+            self._note_origin(parts, pokemon)
         pokemon.item = to_id(parts[3])
 
     def _on_enditem(self, parts: list[str]) -> None:
@@ -1248,7 +1340,14 @@ class BattleTracker:
         if pokemon is not None:
             pokemon.item = ""
             if parts[3] == "Power Herb":
-                self._end_charge(pokemon)
+                self._end_charge(pokemon, pokemon.last_move)
+
+    def _on_fail(self, parts: list[str]) -> None:
+        if self._unconfirmed is not None:
+            conditions, name = self._unconfirmed
+            conditions.pop(name, None)
+            self._unconfirmed = None
+        self._on_immune(parts)
 
     def _on_immune(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -1315,7 +1414,7 @@ class BattleTracker:
         "-item": _on_item,
         "-enditem": _on_enditem,
         "-immune": _on_immune,
-        "-fail": _on_immune,
+        "-fail": _on_fail,
         "-block": _on_block,
     }
     # Lines without news for the state of the battle.
