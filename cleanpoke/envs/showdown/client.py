@@ -7,6 +7,7 @@ understood here; what happens in a battle is the tracker's business.
 
 import asyncio
 import contextlib
+import html
 import itertools
 import logging
 import queue
@@ -28,7 +29,7 @@ from cleanpoke.envs.showdown.simulator import Message
 from cleanpoke.envs.showdown.tracker import BattleTracker, to_id
 from cleanpoke.errors import CleanPokeError
 
-LOGIN_SECONDS = 20.0
+LOGIN_SECONDS = 60.0
 SEND_SECONDS = 10.0
 POLL_SECONDS = 0.25
 RETRY_SEEKING_SECONDS = 10.0  # the server cancels a second challenge within ten seconds
@@ -103,6 +104,9 @@ class Connection(PSClient):
                 await super()._handle_message(message)
             except Exception as error:  # poke-env's task would swallow it
                 self.inbox.put(error)
+
+    async def change_avatar(self, avatar_name: str | None) -> None:
+        """Keeps the account's avatar. poke-env's own gives up after five seconds on a slow server."""
 
     def receive(self, timeout_seconds: float) -> str | None:
         """The next message, or None if none came in time. Raises ConnectionLost."""
@@ -253,7 +257,9 @@ class Session:
             except ConnectionLost as error:
                 if time.monotonic() + pause > deadline:
                     raise CleanPokeError(f"gave up after {self.retry_seconds:.0f} s: {error}") from error
-                time.sleep(pause)
+                again_at = time.monotonic() + pause
+                while time.monotonic() < again_at and not should_stop():
+                    time.sleep(POLL_SECONDS)
                 pause = min(2 * pause, LONGEST_BACKOFF_SECONDS)
             else:
                 self.reconnections += 1
@@ -458,7 +464,7 @@ class Session:
             battle.log.clear()
             battle.pending.clear()
             missed = lines
-        return missed + [line for line in lines if line.startswith("|request|")]
+        return missed + [line for line in lines if line.startswith("|request|") or RATING.match(line)]
 
     def _take_battle_line(self, battle: _Battle, line: str) -> None:
         kind = kind_of(line)
@@ -485,7 +491,7 @@ class Session:
                 if text in line:
                     battle.reason = reason
         elif match := RATING.match(line):
-            battle.new_ratings[to_id(match["name"])] = int(match["rating"])
+            battle.new_ratings[to_id(html.unescape(match["name"]))] = int(match["rating"])
         if kind not in ROOM_CHATTER:
             battle.pending.append(line)
         if kind in ("win", "tie"):

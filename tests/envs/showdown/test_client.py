@@ -92,6 +92,9 @@ class Opponent:
     def challenge(self, name, battles=1):
         asyncio.run_coroutine_threadsafe(self.player._send_challenges(name, battles, None), POKE_LOOP)
 
+    def send(self, text, room):
+        asyncio.run_coroutine_threadsafe(self.player.ps_client.send_message(text, room), POKE_LOOP).result(10)
+
     def accept(self, battles=1):
         asyncio.run_coroutine_threadsafe(self.player._accept_challenges(None, battles, None), POKE_LOOP)
 
@@ -218,6 +221,26 @@ def test_several_battles_by_challenging(server, make_opponent):
         results = list(session.play("challenge", 1, opponent="challengedfoe"))
     assert [result.opponent for result in results] == ["challengedfoe"]
     assert any(line.startswith("|win|") or line == "|tie" for line in results[0].log)
+
+
+def test_ladder_battles_report_ratings_and_battles_lost_while_away_are_found(server, make_opponent):
+    name, player = "climber", RecordingPlayer()
+    foe = make_opponent("climbingfoe", "gen1randombattle")
+    asyncio.run_coroutine_threadsafe(foe.player._ladder(1), POKE_LOOP)
+    with make_session(player, name, "gen1randombattle", server) as session:
+
+        def lose_while_away(count):
+            if count == 3:
+                (room,) = session._battles
+                asyncio.run_coroutine_threadsafe(session._connection.websocket.close(), POKE_LOOP).result(10)
+                foe.send("/forfeit", room)
+
+        player.before_choice = lose_while_away
+        (result,) = session.play("ladder", 1)
+    assert (result.result, result.reason) == ("win", "forfeit")
+    assert result.opponent == "climbingfoe"
+    assert result.opponent_rating == 1000
+    assert result.own_rating > 1000
 
 
 def test_loss_by_inactivity_is_a_timeout(server):
