@@ -180,7 +180,7 @@ class Simulator:
     turn_limit: a battle that goes on for more turns ends as "turn_limit".
     timeout_seconds: a worker that owes an answer for this long is replaced, its battles are "stalled".
     with_truth: every message carries a snapshot of the whole battle, for tests.
-    shortcuts: False plays by Showdown's untouched code, for the test that `node/shortcuts.js` changes nothing.
+    shortcuts: False plays by Showdown's untouched code, to test that `node/shortcuts.js` changes nothing.
 
     Raises CleanPokeError for an unknown or unsupported format and when Node is missing.
     """

@@ -64,6 +64,7 @@ class RunningBattle {
 		});
 		this.battle.sendUpdates = () => {}; // `report` does its work, once per commit
 		teams.forEach((team, side) => {
+			if (team !== null && !Teams.unpack(team)) throw new Error(`not a team in the packed format: ${team}`);
 			this.battle.setPlayer(SIDES[side], { name: `Player ${side + 1}`, team: team ?? pool.draw(seed, side) });
 		});
 		this.report();
