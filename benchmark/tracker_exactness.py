@@ -23,6 +23,7 @@ import tyro
 from poke_env.battle.battle import Battle
 from poke_env.player import RandomPlayer
 
+from cleanpoke.envs.showdown.dex import Dex, load_dex
 from cleanpoke.envs.showdown.players import PokeEnvPlayer
 from cleanpoke.envs.showdown.simulator import Message, Simulator
 from cleanpoke.envs.showdown.teams import generates_teams, load_teams
@@ -59,7 +60,8 @@ class Args:
     """What to compare."""
 
     formats: tuple[str, ...] = FORMATS
-    """Singles formats; OU formats play the project's own teams."""
+    """Singles formats; OU formats play the project's own teams, customgame formats random nonsense teams
+    with any moves, which reach corners that no sensible team does."""
     battles: int = 500
     """Battles per format."""
     quick: bool = False
@@ -349,12 +351,36 @@ def compare_poke_env(report: Report, tracker: BattleTracker, battle: Battle, mes
             report.poke_env_examples.setdefault((fact, verdict), example)
 
 
+def nonsense_team(dex: Dex, generator: random.Random) -> str:
+    """Six random species with any four moves of the generation, packed for a customgame format."""
+    species = [
+        one for one in dex.species.values() if one.number > 0 and not (one.changes_from or one.required_item)
+    ]
+    moves = [
+        move.id for move in dex.moves.values() if not move.is_z and not move.is_max and move.id != "struggle"
+    ]
+    sets = []
+    for one in generator.sample(species, 6):
+        item = generator.choice(list(dex.items)) if dex.items else ""
+        ability = generator.choice(one.abilities) if one.abilities else "No Ability"
+        known = ",".join(generator.sample(moves, 4))
+        sets.append(f"{one.name}||{item}|{ability}|{known}||84,84,84,84,84,84|||||")
+    return "]".join(sets)
+
+
 def play(battle_format: str, battles: int, seed: int) -> Report:
     """Plays `battles` battles between random legal players and compares at every decision."""
     report = Report()
     generation = int(battle_format[3])
     generator = random.Random(seed)
-    teams = [] if generates_teams(battle_format) else [team.packed for team in load_teams(battle_format)]
+    with_poke_env = not battle_format.endswith("customgame")  # it stumbles over nonsense
+    if not with_poke_env:
+        dex = load_dex(generation)
+        teams = [nonsense_team(dex, generator) for _ in range(2 * battles)]
+    elif generates_teams(battle_format):
+        teams = []
+    else:
+        teams = [team.packed for team in load_teams(battle_format)]
     trackers: dict[tuple[int, int], BattleTracker] = {}
     impostors: dict[tuple[int, int], set[str]] = {}
     poke_env = PokeEnvPlayer(RandomPlayer, battle_format, "poke-env")
@@ -377,10 +403,12 @@ def play(battle_format: str, battles: int, seed: int) -> Report:
                 tracker.receive(message.lines, message.request)
                 if len(sample) < TIMED_MESSAGES:
                     sample.append((key, message.lines, message.request))
-                poke_env.observe(key, message)
+                if with_poke_env:
+                    poke_env.observe(key, message)
                 if message.needs_choice:
                     compare(report, tracker, message, impostors.setdefault(key, set()))
-                    compare_poke_env(report, tracker, poke_env.battles[key], message)
+                    if with_poke_env:
+                        compare_poke_env(report, tracker, poke_env.battles[key], message)
                     legal = tracker.legal_actions()
                     action = generator.choice([action for action in range(len(legal)) if legal[action]])
                     choices.append((message.battle, message.side, tracker.choice(action)))

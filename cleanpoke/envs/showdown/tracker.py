@@ -24,6 +24,8 @@ TRAPPING_MOVES = frozenset(
         *("magmastorm", "sandtomb", "snaptrap", "thundercage", "whirlpool", "wrap"),
     )
 )
+# Volatiles that a move leaves on its user, named like it, without a line.
+SILENT_VOLATILES = frozenset(("defensecurl", "minimize"))
 DELAYED_HEALS = frozenset(("healingwish", "lunardance", "wish"))
 LOCKING_MOVES = frozenset(("outrage", "petaldance", "ragingfury", "thrash"))
 # Protecting moves are announced as plain "Protect"; the move just used says which one it was.
@@ -239,7 +241,8 @@ class BattleTracker:
         self._disguises: list[_Disguise | None] = [None, None]
         self._single_turn: list[tuple[dict, str]] = []
         self._wraps = [0, 0]  # consecutive turns of each side's trapping move, Gen 1
-        self._unconfirmed: tuple[dict[str, Condition], str] | None = None
+        self._unconfirmed: tuple[dict, str] | None = None
+        self._selected = ["", ""]  # the move that each side chose last, not one that it called
 
     # ------------------------------------------------------------------ input
 
@@ -710,6 +713,8 @@ class BattleTracker:
         """A Pokémon goes to the bench; what it had bound on the other side comes loose."""
         leaving.boosts, leaving.volatiles = {}, {}
         leaving.active_turns = 0
+        if leaving.status == "tox" and self.gen <= 2:
+            leaving.status_turns = 0
         self._restore(leaving)
         other = self.sides[1 - number].active
         if other is not None:
@@ -895,28 +900,39 @@ class BattleTracker:
             self._end_charge(pokemon, move_id)
         if move_id in ("struggle", "recharge"):
             return
+        number = int(side is self.sides[1])
+        if not called:
+            self._selected[number] = move_id
         if self.gen == 1:
             if move_id in TRAPPING_MOVES:
                 self._wrap(pokemon, side, continued=origin == move_id, missed="[miss]" in parts)
-            # A two-turn move is paid for when it strikes, in later generations when it begins.
-            charging = "charge" in self.dex.moves[move_id].flags
-            called = not finishing if charging else called
+            if "charge" in self.dex.moves[move_id].flags:
+                # Paid for when it strikes; a Metronome that called it gets its own PP back until then.
+                if finishing:
+                    self._pay(pokemon, self._selected[number])
+                elif called and origin != move_id:
+                    self._pay(pokemon, self._selected[number], -1)
+                called = True
         if not called:
             self._pay(pokemon, move_id)
         if self.gen >= 3 and len(parts) > 4:
             payer = move_id if not called else origin if self.gen >= 5 else None
             if payer in self.dex.moves and self._feels_pressure(side, move_id, parts[4]):
                 self._pay(pokemon, payer)
-        self._await_wish(pokemon, side, move_id)
+        self._unconfirmed = None
+        if "[miss]" not in parts:
+            self._expect(pokemon, side, move_id)
 
     def _opposing(self, side: Side) -> Pokemon:
         return self.sides[0 if side is self.sides[1] else 1].active
 
-    def _pay(self, pokemon: Pokemon, move_id: str) -> None:
+    def _pay(self, pokemon: Pokemon, move_id: str, amount: int = 1) -> None:
         slot = self._slot_of(pokemon, move_id)
-        slot.pp -= 1
+        slot.pp -= amount
         if self.gen == 1:
             slot.pp %= 64  # Gen 1 lets a forced move run below zero, to 63
+            if pokemon.moves is not pokemon.base_moves and not pokemon.transformed:
+                pokemon.base_moves[pokemon.moves.index(slot)].pp = slot.pp  # a mimicked move uses Mimic's PP
         elif slot.pp < 0:
             slot.pp = 0
 
@@ -952,13 +968,20 @@ class BattleTracker:
         aims_at_foe = len(target) < 3 or self._side(target) is not side
         return aims_at_foe and move.target not in ("foeSide", "self", "allySide", "allyTeam")
 
-    def _await_wish(self, pokemon: Pokemon, side: Side, move_id: str) -> None:
-        """Wish and Healing Wish begin without a line of their own; a `-fail` right after takes them back."""
-        self._unconfirmed = None
-        if move_id in DELAYED_HEALS and self.dex.moves[move_id].slot_condition not in side.conditions:
-            condition = self.dex.moves[move_id].slot_condition
-            side.conditions[condition] = Condition(1, self.turn)
-            self._unconfirmed = side.conditions, condition
+    def _expect(self, pokemon: Pokemon, side: Side, move_id: str) -> None:
+        """Effects that begin without a line; a `-fail` or `-miss` right after takes them back."""
+        holder: dict = {}
+        if move_id in DELAYED_HEALS:
+            holder, effect = side.conditions, self.dex.moves[move_id].slot_condition
+            begun: Condition | int = Condition(1, self.turn)
+        elif move_id in SILENT_VOLATILES or (move_id == "rage" and self.gen == 1):
+            holder, effect = pokemon.volatiles, move_id
+            begun = self.turn
+        else:
+            return
+        if effect not in holder:
+            holder[effect] = begun
+            self._unconfirmed = holder, effect
 
     def _end_single_move(self, pokemon: Pokemon) -> None:
         for effect in ("destinybond", "grudge", "glaiverush"):
@@ -978,9 +1001,15 @@ class BattleTracker:
             self._learn_ability(pokemon, reason)  # also of the one who stops another's move
         if reason == "slp":
             pokemon.status_turns += 1
-        volatiles = pokemon.volatiles
         if reason == "recharge":
-            volatiles.pop("mustrecharge", None)
+            pokemon.volatiles.pop("mustrecharge", None)
+        elif reason == "par" and self.gen == 1:
+            self._interrupt(pokemon)
+
+    def _interrupt(self, pokemon: Pokemon) -> None:
+        """Gen 1: full paralysis or hitting itself in confusion ends what the Pokémon had begun."""
+        for effect in ("bide", "twoturnmove", "partialtrappinglock"):
+            pokemon.volatiles.pop(effect, None)
 
     def _on_prepare(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -1010,6 +1039,9 @@ class BattleTracker:
             origin = parts[4]
             if self.gen <= 2 and pokemon.status == "tox" and origin in ("[from] psn", "[from] Leech Seed"):
                 pokemon.status_turns += 1
+            elif origin == "[from] confusion" and self.gen == 1:
+                self._interrupt(pokemon)
+                pokemon.volatiles.pop("invulnerability", None)
             elif origin.startswith(("[from] move: Wish", "[from] move: Healing Wish", "[from] move: Lunar")):
                 self._side(parts[2]).conditions.pop(effect_id(origin), None)
             self._note_origin(parts, pokemon)
@@ -1196,8 +1228,10 @@ class BattleTracker:
         data = self.dex.moves.get(move_id)
         max_pp = data.pp if data else 0
         moves = list(pokemon.moves)
+        # Called by Metronome, Gen 1's Mimic overwrites Metronome.
+        called_by = self._selected[int(pokemon is self.sides[1].active)] if self.gen == 1 else "mimic"
         for index, slot in enumerate(moves):
-            if slot.id == "mimic":
+            if slot.id == called_by:
                 pp = slot.pp if self.gen == 1 else min(5, max_pp)
                 moves[index] = MoveSlot(move_id, pp, max_pp)
                 pokemon.moves = moves
@@ -1344,8 +1378,8 @@ class BattleTracker:
 
     def _on_fail(self, parts: list[str]) -> None:
         if self._unconfirmed is not None:
-            conditions, name = self._unconfirmed
-            conditions.pop(name, None)
+            holder, effect = self._unconfirmed
+            holder.pop(effect, None)
             self._unconfirmed = None
         self._on_immune(parts)
 
@@ -1415,6 +1449,7 @@ class BattleTracker:
         "-enditem": _on_enditem,
         "-immune": _on_immune,
         "-fail": _on_fail,
+        "-miss": _on_fail,
         "-block": _on_block,
     }
     # Lines without news for the state of the battle.
@@ -1423,7 +1458,7 @@ class BattleTracker:
             *("", "request", "t:", "gametype", "gen", "tier", "rule", "start", "clearpoke"),
             *("teampreview", "rated", "inactive", "inactiveoff", "j", "l", "n", "c", "c:", "raw"),
             *("html", "uhtml", "init", "title", "debug", "error", "bigerror", "message"),
-            *("-message", "-hint", "-crit", "-supereffective", "-resisted", "-miss", "-notarget"),
+            *("-message", "-hint", "-crit", "-supereffective", "-resisted", "-notarget", "-ohko"),
             *("-nothing", "-hitcount", "-anim", "-center", "-combine", "-waiting", "-zbroken"),
             *("-primal", "-candynamax", "-fieldactivate", "updatepoke", "deinit", "noinit"),
             *("expire", "askreg", "join", "leave"),
