@@ -36,8 +36,8 @@ BAR = 0.999
 """Every category must agree at least this often, unless BARS names a lower bar and says why."""
 BARS: dict[str, float] = {}
 
-# Announced like volatiles, but the simulator keeps them as the state of an ability.
-ABILITY_STATES = ("fallen", "slowstart")
+# Announced like volatiles, but the simulator keeps them elsewhere (state of an ability, weight).
+NOT_VOLATILES = ("fallen", "slowstart", "autotomize")
 # Rules of a format that the simulator keeps among its pseudo-weathers.
 RULES = {"sleepclausemod", "freezeclausemod"}
 # Volatiles of the simulator that no player is told about; they are its bookkeeping, not the battle's state.
@@ -49,6 +49,12 @@ HIDDEN_VOLATILES = {
     "unburden": "follows from a lost item",
     "truant": "alternates every turn",
     "twoturnmove": "the charging move's own volatile is compared instead",
+    "allyswitch": "success counter of Ally Switch",
+    "rollout": "power counter",
+    "iceball": "power counter",
+    "furycutter": "power counter",
+    "substitutebroken": "ends in the turn in which it begins",
+    "gem": "ends with the move that uses it up",
     "trapper": "the other end of the opponent's `trapped`",
     "chillyreception": "ends with the switch that it causes",
     "residualdmg": "Gen 1 and 2 keep the toxic counter here; compared as status_turns",
@@ -121,7 +127,7 @@ def known_volatiles(pokemon: Pokemon) -> set[str]:
     """The tracker's volatiles under the simulator's ids, counts left off."""
     names = set()
     for name in pokemon.volatiles:
-        if name.startswith(ABILITY_STATES):
+        if name.startswith(NOT_VOLATILES):
             continue
         for prefix, full in (
             ("perish", "perishsong"),
@@ -187,7 +193,7 @@ def compare_own(report: Report, pokemon: Pokemon, truth: dict, where: str) -> No
     report.compare("own hp", (pokemon.hp, pokemon.max_hp), (truth["hp"], max_hp), truth["status"], where)
     compare_common(report, "own", pokemon, truth, where)
     report.compare("own item", pokemon.item, truth["item"], truth["item"], where)
-    if pokemon.ability:
+    if pokemon.ability and not truth["fainted"]:
         report.compare("own ability", pokemon.ability, truth["ability"], truth["ability"], where)
     slots = truth["moves"]
     ids = [slot.id if slot.id[:11] != "hiddenpower" else "hiddenpower" for slot in pokemon.moves]
@@ -208,7 +214,7 @@ def compare_opponent(report: Report, pokemon: Pokemon, truth: dict, where: str) 
     compare_common(report, "opponent", pokemon, truth, where)
     if pokemon.item is not None:
         report.compare("opponent item", pokemon.item, truth["item"], truth["item"] or "none", where)
-    if pokemon.ability:
+    if pokemon.ability and not truth["fainted"]:
         report.compare("opponent ability", pokemon.ability, truth["ability"], truth["ability"], where)
     true_moves = {slot["id"]: slot for slot in truth["moves"]}
     for slot in pokemon.moves:

@@ -165,6 +165,8 @@ class Pokemon:
     moves: list[MoveSlot] = field(default_factory=list)
     """Own: all, in team order. Opponent: those seen, in order of sight. Transformed: the copied ones."""
     base_moves: list[MoveSlot] = field(default_factory=list)
+    moves_known: bool = False
+    """Whether `base_moves` is complete: one's own are, an opponent's never for certain."""
     transformed: bool = False
     tera_type: str | None = None
     terastallized: bool = False
@@ -464,14 +466,6 @@ class BattleTracker:
                 species, level, gender = parse_details(entry["details"])
                 pokemon = self._new_pokemon(name, species, level, gender)
             pokemon.index = index
-            for move in entry["moves"]:
-                move_id = request_move_id(move)
-                if all(slot.id != move_id for slot in pokemon.base_moves):
-                    pokemon.base_moves.append(self._new_slot(move_id))
-            order = [request_move_id(move) for move in entry["moves"]]
-            if not pokemon.transformed:
-                pokemon.base_moves.sort(key=lambda slot, order=order: order.index(slot.id))
-                pokemon.moves = pokemon.base_moves
             own.team.append(pokemon)
         own.team_size = len(entries)
         self._known_by_request = True
@@ -505,6 +499,8 @@ class BattleTracker:
         self._set_status(pokemon, status)
         pokemon.stats = entry["stats"]
         pokemon.item = entry["item"]
+        if not pokemon.moves_known and not pokemon.transformed:
+            self._set_own_moves(pokemon, entry["moves"])
         if pokemon.base_ability is None:
             ability = entry["baseAbility"]
             pokemon.base_ability = pokemon.ability = "" if self.gen < 3 else ability
@@ -513,6 +509,13 @@ class BattleTracker:
         if "teraType" in entry:
             pokemon.tera_type = to_id(entry["teraType"])
             pokemon.terastallized = bool(entry["terastallized"])
+
+    def _set_own_moves(self, pokemon: Pokemon, moves: list[str]) -> None:
+        """Own moves in team order. A lead that comes in transformed shows its own ones only later."""
+        used = {slot.id: slot for slot in pokemon.base_moves}
+        ids = [request_move_id(move) for move in moves]
+        pokemon.base_moves[:] = [used.get(move_id) or self._new_slot(move_id) for move_id in ids]
+        pokemon.moves_known = True
 
     def _receive_active_moves(self, offered: list[dict]) -> None:
         """Takes PP from the request; a Transform or Mimic shows there as other moves."""
@@ -549,6 +552,8 @@ class BattleTracker:
 
     def _new_slot(self, move_id: str) -> MoveSlot:
         data = self.dex.moves.get(move_id)
+        if data is None and move_id.startswith("hiddenpower"):
+            data = self.dex.moves.get("hiddenpower")
         pp = data.pp if data else 0
         return MoveSlot(move_id, pp, pp)
 
@@ -595,7 +600,7 @@ class BattleTracker:
 
     def _pokemon(self, ident: str) -> Pokemon | None:
         """The Pokémon of "p1a: Name" (whoever is active there) or "p1: Name" (a bench member)."""
-        side = self.sides[1 if ident[1] == "2" else 0]
+        side = self.sides[1 if ident[1:2] == "2" else 0]
         if ident[2:3] in ("a", "b", "c"):
             return side.active
         name = ident[4:]
@@ -648,9 +653,10 @@ class BattleTracker:
                 active.status_turns += 1
             if self.gen == 1:
                 self._loosen_wrap(side)
-            wish = side.conditions.get("wish")
-            if wish is not None and wish.start_turn < self.turn:
-                del side.conditions["wish"]
+            for effect, turns in (("wish", 1), ("futuremove", 2)):
+                condition = side.conditions.get(effect)
+                if condition is not None and condition.start_turn + turns <= self.turn:
+                    del side.conditions[effect]
 
     def _end_single_turn(self) -> None:
         for holder, effect in self._single_turn:
@@ -696,7 +702,7 @@ class BattleTracker:
         if pokemon.name == parts[2][5:]:
             self._change_forme(pokemon, parts[3])
         self._set_condition(pokemon, parts[4])
-        if pokemon.status == "tox" and self.gen > 2:
+        if (pokemon.status == "tox" and self.gen > 2) or (pokemon.status == "slp" and self.gen == 5):
             pokemon.status_turns = 0
 
     def _own_illusion(self, shown: Pokemon, condition: str) -> Pokemon | None:
@@ -861,7 +867,7 @@ class BattleTracker:
     def _on_gimmick(self, parts: list[str]) -> None:
         """Mega Evolution, Ultra Burst or a Z-Move; the forme itself comes with `detailschange`."""
         self._side(parts[2]).gimmick_used = True
-        if parts[1] == "-mega" and len(parts) > 4:
+        if parts[1] == "-mega" and len(parts) > 4 and parts[4]:
             pokemon = self._pokemon(parts[2])
             if pokemon is not None:
                 pokemon.item = to_id(parts[4])
@@ -889,7 +895,7 @@ class BattleTracker:
         for part in parts[5:]:
             if part.startswith("[from]"):
                 origin = effect_id(part[6:].strip())
-                called = True
+                called = origin != "pursuit"  # it only says that it strikes a leaving Pokémon
             elif part == "[zeffect]":
                 called = True
         self._end_single_move(pokemon)
@@ -898,7 +904,11 @@ class BattleTracker:
         finishing = "twoturnmove" in volatiles
         if finishing:
             self._end_charge(pokemon, move_id)
-        if move_id in ("struggle", "recharge"):
+        data = self.dex.moves.get(move_id)
+        if data is None or move_id in ("struggle", "recharge"):
+            return
+        if data.is_z or data.is_max:
+            # Which move they come from is not told; the PP of one's own are in the next request.
             return
         number = int(side is self.sides[1])
         if not called:
@@ -916,7 +926,7 @@ class BattleTracker:
         if not called:
             self._pay(pokemon, move_id)
         if self.gen >= 3 and len(parts) > 4:
-            payer = move_id if not called else origin if self.gen >= 5 else None
+            payer = move_id if not called else origin if self.gen >= 4 else None
             if payer in self.dex.moves and self._feels_pressure(side, move_id, parts[4]):
                 self._pay(pokemon, payer)
         self._unconfirmed = None
@@ -1022,6 +1032,12 @@ class BattleTracker:
         elif move_id in ("dig", "fly"):
             pokemon.volatiles["invulnerability"] = self.turn
 
+    def _on_anim(self, parts: list[str]) -> None:
+        """A charging move that strikes at once (Solar Beam in the sun)."""
+        pokemon = self._pokemon(parts[2])
+        if pokemon is not None and "twoturnmove" in pokemon.volatiles:
+            self._end_charge(pokemon, to_id(parts[3]))
+
     def _on_mustrecharge(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
         if pokemon is not None:
@@ -1042,8 +1058,11 @@ class BattleTracker:
             elif origin == "[from] confusion" and self.gen == 1:
                 self._interrupt(pokemon)
                 pokemon.volatiles.pop("invulnerability", None)
-            elif origin.startswith(("[from] move: Wish", "[from] move: Healing Wish", "[from] move: Lunar")):
+            elif effect_id(origin) in DELAYED_HEALS:
                 self._side(parts[2]).conditions.pop(effect_id(origin), None)
+                if origin == "[from] move: Lunar Dance":
+                    for slot in pokemon.base_moves:
+                        slot.pp = slot.max_pp
             self._note_origin(parts, pokemon)
 
     def _on_faint(self, parts: list[str]) -> None:
@@ -1218,7 +1237,7 @@ class BattleTracker:
 
     def _change_types(self, pokemon: Pokemon, parts: list[str]) -> None:
         if len(parts) > 4 and not parts[4].startswith("["):
-            pokemon.types = tuple(to_id(one) for one in parts[4].split("/"))
+            pokemon.types = tuple(one.lower() for one in parts[4].split("/"))
         else:  # Reflect Type copies the types of `[of]`
             source = self._owner(parts, pokemon)
             pokemon.types = source.types
@@ -1263,9 +1282,20 @@ class BattleTracker:
             return
         effect = effect_id(parts[3])
         if parts[3].startswith("ability: "):
-            self._note_ability(parts, parts[3], pokemon)
+            self._learn_ability(pokemon, effect)
+            if parts[-1].startswith("[ability] "):  # Mummy and its kind: the other one loses its own
+                other = self._pokemon(parts[4])
+                if other is not None:
+                    self._learn_ability(other, to_id(parts[-1][10:]))
+                    other.ability = effect
         elif parts[3].startswith("item: "):
             pokemon.item = effect
+        elif effect == "skillswap":
+            self._swap_abilities(parts, pokemon)
+        elif effect == "sketch" and len(parts) > 4:
+            slot = self._slot_of(pokemon, "sketch")
+            slot.id, slot.pp = to_id(parts[4]), self._new_slot(to_id(parts[4])).pp
+            slot.max_pp = slot.pp
         elif effect in TRAPPING_MOVES:
             pokemon.volatiles["partiallytrapped"] = self.turn
         elif effect == "trapped":
@@ -1275,6 +1305,15 @@ class BattleTracker:
             slot.pp = max(0, slot.pp - int(parts[5]))
         elif effect == "grudge" and len(parts) > 4:
             self._slot_of(pokemon, to_id(parts[4])).pp = 0
+
+    def _swap_abilities(self, parts: list[str], pokemon: Pokemon) -> None:
+        """Skill Swap names both abilities: first the one that its user gets."""
+        target = self._owner(parts, None)
+        if target is None or len(parts) < 6 or parts[4].startswith("["):
+            return
+        self._learn_ability(pokemon, to_id(parts[5]))
+        self._learn_ability(target, to_id(parts[4]))
+        pokemon.ability, target.ability = to_id(parts[4]), to_id(parts[5])
 
     def _on_singleturn(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
@@ -1310,7 +1349,8 @@ class BattleTracker:
             if part.startswith("[from] ability: "):
                 self._note_ability(parts, part[7:], pokemon)
             elif part.startswith("[from] item: "):
-                owner = self._owner(parts, pokemon)
+                # A heal names the attacker in `[of]`, but the item is the healed one's (Shell Bell).
+                owner = pokemon if parts[1] == "-heal" else self._owner(parts, pokemon)
                 if owner is not None:
                     self._note_item(owner, to_id(part[13:]))
 
@@ -1345,6 +1385,8 @@ class BattleTracker:
                 source = self._owner(parts, None)
                 if source is not None:
                     self._learn_ability(source, ability)
+            elif not parts[4].startswith("["):
+                self._learn_ability(pokemon, to_id(parts[4]))  # the one it had before
             pokemon.ability = ability
         else:
             self._learn_ability(pokemon, ability)
@@ -1367,6 +1409,10 @@ class BattleTracker:
             self._learn_ability(pokemon, to_id(thief))
         else:
             self._note_origin(parts, pokemon)
+        if "[from] move: Thief" in parts or "[from] move: Covet" in parts:
+            robbed = self._owner(parts, None)
+            if robbed is not None:
+                robbed.item = ""
         pokemon.item = to_id(parts[3])
 
     def _on_enditem(self, parts: list[str]) -> None:
@@ -1414,6 +1460,7 @@ class BattleTracker:
         "move": _on_move,
         "cant": _on_cant,
         "-prepare": _on_prepare,
+        "-anim": _on_anim,
         "-mustrecharge": _on_mustrecharge,
         "-damage": _on_condition,
         "-heal": _on_condition,
@@ -1459,7 +1506,7 @@ class BattleTracker:
             *("teampreview", "rated", "inactive", "inactiveoff", "j", "l", "n", "c", "c:", "raw"),
             *("html", "uhtml", "init", "title", "debug", "error", "bigerror", "message"),
             *("-message", "-hint", "-crit", "-supereffective", "-resisted", "-notarget", "-ohko"),
-            *("-nothing", "-hitcount", "-anim", "-center", "-combine", "-waiting", "-zbroken"),
+            *("-nothing", "-hitcount", "-center", "-combine", "-waiting", "-zbroken"),
             *("-primal", "-candynamax", "-fieldactivate", "updatepoke", "deinit", "noinit"),
             *("expire", "askreg", "join", "leave"),
         )
