@@ -4,7 +4,8 @@
 // without them and holds every line and request equal.
 //
 // 1. For each event the rules ask every Pokémon, side and the field for handlers named onX, onAllyX,
-//    onAnyX, onFoeX and onSourceX. Most of these names occur nowhere in the data of a generation.
+//    onAnyX, onFoeX and onSourceX. Most of these names occur nowhere in the data of a generation, and of
+//    the others a Pokémon's ability, item and conditions have few.
 // 2. Each turn copies every move of both active Pokémon, property by property, and looks at one of them.
 "use strict";
 
@@ -13,28 +14,68 @@ const { Battle, Dex, Pokemon } = require("pokemon-showdown");
 // An effect without onSwitchIn may answer with its onStart, so this name is always looked up.
 const ALWAYS_KNOWN = "onSwitchIn";
 
+const NONE = Object.freeze([]);
+
+const handlerNames = (effect) => Object.keys(effect).filter((key) => key.startsWith("on"));
+
 // All names of event handlers in the data of one generation, rules and formats included.
-function handlerNames(dex) {
+function allHandlerNames(dex) {
 	const names = new Set([ALWAYS_KNOWN]);
-	const collect = (entry) => {
-		for (const key in entry) {
-			if (key.startsWith("on")) names.add(key);
-		}
-	};
 	const { Abilities, Conditions, Items, Moves, Pokedex, Rulesets } = dex.data;
 	for (const table of [Abilities, Conditions, Items, Moves, Pokedex, Rulesets]) {
 		for (const id in table) {
-			collect(table[id]);
-			collect(table[id].condition);
+			for (const effect of [table[id], table[id].condition ?? {}]) handlerNames(effect).forEach((name) => names.add(name));
 		}
 	}
 	return names;
 }
 
+// Functions that tell whether a Pokémon or the field can have a handler of some name at all.
+function makeListeners(dex) {
+	const ofConditions = new Map();
+	const ofCondition = (id) => {
+		let names = ofConditions.get(id);
+		if (!names) ofConditions.set(id, (names = new Set(handlerNames(dex.conditions.getByID(id)))));
+		return names;
+	};
+	const anyListens = (conditions, name) => {
+		for (const id in conditions) {
+			if (ofCondition(id).has(name)) return true;
+		}
+		return false;
+	};
+	// What comes from ability, item and species changes rarely and is kept on the Pokémon.
+	const kept = Symbol("handlers of ability, item and species");
+	const lasting = (pokemon) => {
+		const last = pokemon[kept];
+		const { ability, item, baseSpecies } = pokemon;
+		if (last && last.ability === ability && last.item === item && last.baseSpecies === baseSpecies) return last.names;
+		const effects = [pokemon.getAbility(), pokemon.getItem(), baseSpecies];
+		const names = new Set(effects.flatMap(handlerNames));
+		pokemon[kept] = { ability, item, baseSpecies, names };
+		return names;
+	};
+	return {
+		pokemon: (pokemon, name) =>
+			name === ALWAYS_KNOWN ||
+			lasting(pokemon).has(name) ||
+			(pokemon.status !== "" && ofCondition(pokemon.status).has(name)) ||
+			anyListens(pokemon.volatiles, name) ||
+			anyListens(pokemon.side.slotConditions[pokemon.position], name),
+		side: (side, name) => anyListens(side.sideConditions, name),
+		field: (field, name) =>
+			anyListens(field.pseudoWeather, name) ||
+			(field.weather !== "" && ofCondition(field.weather).has(name)) ||
+			(field.terrain !== "" && ofCondition(field.terrain).has(name)),
+	};
+}
+
 // Events that only the holder's own effects hear, as in `Battle#findEventHandlers`.
 const UNPREFIXED = new Set(["BeforeTurn", "Update", "Weather", "WeatherChange", "TerrainChange"]);
 
-function skipUnknownHandlers(known) {
+function skipMissingHandlers(dex) {
+	const known = allHandlerNames(dex);
+	const listens = makeListeners(dex);
 	const { prototype } = Battle;
 	// Event to the names of its handlers, "" for a name that nothing has; null when nothing has any.
 	// Being made once, the names are also cheaper to look up than ones that are put together each time.
@@ -63,39 +104,47 @@ function skipUnknownHandlers(known) {
 		const found = [];
 		if (names === null) return found;
 		const { own, ally, any, foe } = names;
+		const add = (handlers) => {
+			for (const handler of handlers) found.push(handler);
+		};
 		const onField = target instanceof Pokemon && (target.isActive || source?.isActive);
 		if (onField) {
-			if (own) found.push(...this.findPokemonEventHandlers(target, own));
+			if (own) add(this.findPokemonEventHandlers(target, own));
 			if (ally || any) {
 				for (const pokemon of target.alliesAndSelf()) {
-					if (ally) found.push(...this.findPokemonEventHandlers(pokemon, ally));
-					if (any) found.push(...this.findPokemonEventHandlers(pokemon, any));
+					if (ally) add(this.findPokemonEventHandlers(pokemon, ally));
+					if (any) add(this.findPokemonEventHandlers(pokemon, any));
 				}
 			}
 			if (foe || any) {
 				for (const pokemon of target.foes()) {
-					if (foe) found.push(...this.findPokemonEventHandlers(pokemon, foe));
-					if (any) found.push(...this.findPokemonEventHandlers(pokemon, any));
+					if (foe) add(this.findPokemonEventHandlers(pokemon, foe));
+					if (any) add(this.findPokemonEventHandlers(pokemon, any));
 				}
 			}
 		}
-		if (source && names.source) found.push(...this.findPokemonEventHandlers(source, names.source));
+		if (source && names.source) add(this.findPokemonEventHandlers(source, names.source));
 		if (onField) {
 			for (const side of this.sides) {
 				const name = side === target.side ? own : foe;
-				if (name) found.push(...this.findSideEventHandlers(side, name));
-				if (any) found.push(...this.findSideEventHandlers(side, any));
+				if (name) add(this.findSideEventHandlers(side, name));
+				if (any) add(this.findSideEventHandlers(side, any));
 			}
 		}
-		if (own) found.push(...this.findFieldEventHandlers(this.field, own), ...this.findBattleEventHandlers(own));
+		if (own) {
+			add(this.findFieldEventHandlers(this.field, own));
+			add(this.findBattleEventHandlers(own));
+		}
 		return found;
 	};
 
 	// With `key` they also look for effects that only count down, whatever handlers they have.
-	for (const method of ["findPokemonEventHandlers", "findSideEventHandlers", "findFieldEventHandlers"]) {
+	for (const kind of ["Pokemon", "Side", "Field"]) {
+		const method = `find${kind}EventHandlers`;
 		const original = prototype[method];
+		const mayHave = listens[kind.toLowerCase()];
 		prototype[method] = function (holder, name, key, customHolder) {
-			return key || known.has(name) ? original.call(this, holder, name, key, customHolder) : [];
+			return key || mayHave(holder, name) ? original.call(this, holder, name, key, customHolder) : NONE;
 		};
 	}
 }
@@ -125,6 +174,6 @@ function copyFewerMoves(dex) {
 
 exports.install = (format) => {
 	const dex = Dex.forFormat(format);
-	skipUnknownHandlers(handlerNames(dex));
+	skipMissingHandlers(dex);
 	copyFewerMoves(dex);
 };
