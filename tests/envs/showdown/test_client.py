@@ -43,6 +43,8 @@ class RecordingPlayer:
     def __init__(self, seed=0):
         self.generator = random.Random(seed)
         self.observations = []
+        self.choices = []
+        self.refused = []
         self.finished = []
         self.before_choice = lambda count: None
 
@@ -52,8 +54,14 @@ class RecordingPlayer:
     def choose(self, decisions):
         actions = []
         for decision in decisions:
+            if decision.message.request.get(
+                "update"
+            ):  # the last choice was refused: somebody turned out trapped
+                self.refused[-1] = True
             self.observations.append((decision.words.copy(), decision.numbers.copy(), decision.legal.copy()))
             actions.append(self.generator.choice(np.flatnonzero(decision.legal).tolist()))
+            self.choices.append(decision.tracker.choice(actions[-1]))
+            self.refused.append(False)
         self.before_choice(len(self.observations))
         return actions
 
@@ -136,8 +144,23 @@ def input_log(server, room):
     raise AssertionError(f"no input log of {room}")
 
 
-def replayed_observations(battle_format, log, name):
+def with_refused_choices(log, side, player):
+    """The input log with the choices of `side` that the server refused, which it leaves out."""
+    lines, choices = [], zip(player.choices, player.refused, strict=True)
+    for line in log.split("\n"):
+        if line.startswith(f">p{side + 1} "):
+            for choice, refused in choices:
+                if not refused:
+                    break
+                lines.append(f">p{side + 1} {choice}")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def replayed_observations(battle_format, log, name, player):
     """What simulator, tracker and encoder show `name` in process, in the battle of that input log."""
+    side = 0 if f'>player p1 {{"name":"{name}"' in log else 1
+    log = with_refused_choices(log, side, player)
     replay = subprocess.run(
         [node_binary(), "-e", REPLAY_SCRIPT],
         cwd=NODE_FOLDER,
@@ -146,10 +169,11 @@ def replayed_observations(battle_format, log, name):
         text=True,
         timeout=60,
     )
-    side = 0 if f'>player p1 {{"name":"{name}"' in log else 1
     tracker, encoder = BattleTracker(generation_of(battle_format), side), Encoder(battle_format)
     observations, lines = [], []
     for text in json.loads(replay.stdout)[f"p{side + 1}"]:
+        if text.startswith("|error|"):
+            continue
         if not text.startswith("|request|"):
             lines += text.split("\n")
             continue
@@ -183,7 +207,7 @@ def test_observations_equal_those_in_process(server, make_opponent, battle_forma
     assert result.reason == "played"
     assert result.opponent == f"v{battle_format}"
     assert len(player.finished) == 1
-    expected = replayed_observations(battle_format, input_log(server, result.room), name)
+    expected = replayed_observations(battle_format, input_log(server, result.room), name, player)
     assert_equal_observations(player.observations, expected)
 
 
@@ -202,7 +226,7 @@ def test_dropped_connection_is_taken_up_again(server, make_opponent):
         (result,) = session.play("accept", 1)
     assert session.reconnections == 2, said
     assert result.result in ("win", "loss", "tie")
-    expected = replayed_observations("gen1ou", input_log(server, result.room), name)
+    expected = replayed_observations("gen1ou", input_log(server, result.room), name, player)
     assert_equal_observations(player.observations, expected)
 
 
