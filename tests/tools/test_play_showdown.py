@@ -1,19 +1,23 @@
-import asyncio
 import csv
-import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
 
 import pytest
-from poke_env import AccountConfiguration
-from poke_env.concurrency import POKE_LOOP
-from poke_env.player import RandomPlayer
+import torch
 
+from cleanpoke import awac_showdown_hrm
 from cleanpoke.envs.showdown.battle_page import battle_page
 from cleanpoke.envs.showdown.client import BattleResult
-from cleanpoke.envs.showdown.players import make_player
+from cleanpoke.envs.showdown.encoder import SCHEMA
 from cleanpoke.envs.showdown.server import LocalServer
 from cleanpoke.envs.showdown.teams import load_teams
 from cleanpoke.errors import CleanPokeError
-from tools.play_showdown import Args, Records, account, main, packed_teams, play, server_configuration
+from cleanpoke.run import Checkpoint, plain, random_state, save_checkpoint
+from tests.envs.showdown.websocket_battles import Opponent, input_log, logging_server, replayed_decisions
+from tools.play_showdown import Args, Records, account, main, packed_teams, server_configuration
 
 LOG = [
     "|player|p1|Ann|1|",
@@ -115,31 +119,97 @@ def test_wrong_arguments_are_told_in_one_line(tmp_path, monkeypatch):
         packed_teams(Args(checkpoint, team=team), "gen1ou")
 
 
-def test_two_battles_over_websockets_are_played_and_recorded(tmp_path, capsys):
-    with LocalServer() as server:
-        opponent = RandomPlayer(
-            account_configuration=AccountConfiguration("randomfoe", None),
-            battle_format="gen1randombattle",
-            server_configuration=server.configuration,
-            log_level=logging.CRITICAL + 1,
-        )
-        asyncio.run_coroutine_threadsafe(opponent._accept_challenges(None, 2, None), POKE_LOOP)
+def tiny_checkpoint(folder, step=1, **changes):
+    """A checkpoint of the tiny network that says it has been trained for gen1randombattle."""
+    args = awac_showdown_hrm.Args(preset="tiny", gen=1, tier="randombattle", **changes)
+    torch.manual_seed(0)
+    network = awac_showdown_hrm.build_network(args).eval()
+    # Louder heads than at initialisation, so that the likeliest action depends on what is seen.
+    with torch.no_grad():
+        for parameter in network.heads.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    state = {"slow": network.state_dict(), "golden_outputs": awac_showdown_hrm.golden_outputs(network)}
+    path = folder / f"checkpoint_{step:09}.pt"
+    save_checkpoint(
+        Checkpoint(path, "awac_showdown_hrm", SCHEMA, step, plain(asdict(args)), random_state(), state)
+    )
+    return path
+
+
+def test_checkpoint_decides_over_websockets_as_it_does_in_process(tmp_path, capsys):
+    checkpoint = tiny_checkpoint(tmp_path)
+    with logging_server() as server:
+        opponent = Opponent("randomfoe", "gen1randombattle", server)
+        opponent.accept()
         args = Args(
-            tmp_path / "checkpoint.pt",
+            tmp_path,  # the folder stands for its newest checkpoint
             challenge="randomfoe",
-            battles=2,
             server_url=server.websocket_url,
+            username="netplayer",
             output_dir=tmp_path / "out",
             wait_minutes=1,
         )
-        player = make_player("tactician", "gen1randombattle", seed=1)
-        play(args, player, "gen1randombattle", args.checkpoint, lambda: False)
-        asyncio.run_coroutine_threadsafe(opponent.ps_client._stop_listening(), POKE_LOOP).result(10)
-    lines = rows(tmp_path / "out")
-    assert [line["opponent"] for line in lines] == ["randomfoe"] * 2
-    assert all(line["result"] in ("win", "loss", "tie") and line["reason"] == "played" for line in lines)
-    for line in lines:
-        page = (tmp_path / "out" / line["page"]).read_text(encoding="utf-8")
-        assert 'class="battle-log-data"' in page
-        assert "<h2>Turn 1</h2>" in page
-    assert "2/2" in capsys.readouterr().out
+        main(args)
+        opponent.close()
+        (line,) = rows(tmp_path / "out")
+        log = input_log(server, line["page"].split("_")[1].removesuffix(".html"))
+    assert line["opponent"] == "randomfoe"
+    assert line["result"] in ("win", "loss", "tie")
+    assert line["reason"] == "played"
+    assert (line["checkpoint"], line["format"]) == (str(checkpoint), "gen1randombattle")
+    assert "1/1" in capsys.readouterr().out
+    page = (tmp_path / "out" / line["page"]).read_text(encoding="utf-8")
+    assert 'class="battle-log-data"' in page
+    assert "<h2>Turn 1</h2>" in page
+
+    own = ">p1 " if '>player p1 {"name":"netplayer"' in log else ">p2 "
+    chosen = [entry.removeprefix(own) for entry in log.split("\n") if entry.startswith(own)]
+    assert len(chosen) > 5
+    player = awac_showdown_hrm.make_network_player(checkpoint, "gen1randombattle")
+    decisions = replayed_decisions("gen1randombattle", log, "netplayer")
+    for choice, decision in zip(chosen, decisions, strict=True):
+        assert decision.tracker.action_of(choice) == player.choose([decision])[0]
+
+
+def test_unfit_checkpoints_are_refused(tmp_path):
+    untrained = tiny_checkpoint(tmp_path, step=0)
+    with pytest.raises(CleanPokeError, match="untrained"):
+        main(Args(untrained, ladder=True))
+    trained = tiny_checkpoint(tmp_path)
+    with pytest.raises(CleanPokeError, match="unknown format 'gen1oo'.*gen1ou"):
+        main(Args(trained, ladder=True, format="gen1oo"))
+    with pytest.raises(CleanPokeError, match="cannot play gen9ou"):
+        main(Args(trained, ladder=True, format="gen9ou"))
+    contents = torch.load(trained, weights_only=True)
+    torch.save({**contents, "schema": "of another age"}, tmp_path / "old.pt")
+    with pytest.raises(CleanPokeError, match="schema of another age"):
+        main(Args(tmp_path / "old.pt", ladder=True))
+    contents["state"]["slow"].popitem()
+    torch.save(contents, tmp_path / "short.pt")
+    with pytest.raises(CleanPokeError, match="does not fit"):
+        main(Args(tmp_path / "short.pt", ladder=True))
+
+
+def test_ctrl_c_forfeits_and_keeps_the_record(tmp_path):
+    checkpoint = tiny_checkpoint(tmp_path)
+    with LocalServer() as server:
+        opponent = Opponent("endless", "gen1randombattle", server)
+        command = [sys.executable, "tools/play_showdown.py", "--checkpoint", str(checkpoint)]
+        command += ["--accept-challenges", "--battles", "50", "--username", "stopped"]
+        command += ["--server-url", server.websocket_url, "--output-dir", str(tmp_path / "out")]
+        environment = {**os.environ, "PYTHONPATH": "."}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                assert "stopped plays gen1randombattle" in process.stdout.readline()
+                opponent.challenge("stopped", battles=50)
+                assert process.stdout.readline().startswith("1/50")
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        opponent.close()
+    assert process.returncode == 0
+    assert "won" in output.splitlines()[-1]
+    recorded = rows(tmp_path / "out")
+    assert 1 <= len(recorded) < 50
+    assert sum(line["reason"] == "forfeit" for line in recorded) <= 1

@@ -146,6 +146,8 @@ class _Battle:
     pending: list[str] = field(default_factory=list)
     """Battle lines that the tracker gets with the next request, or at the end."""
     first_request: dict | None = None
+    error: str | None = None
+    """Why the last choice was refused; the next request is the same one, corrected."""
     answers: dict[int, str] = field(default_factory=dict)
     """Choice sent, by request id: a request that comes again after a dropped line gets the same answer."""
     ratings: dict[str, int] = field(default_factory=dict)
@@ -499,8 +501,10 @@ class Session:
             battle.over_since = time.monotonic()
 
     def _take_error(self, battle: _Battle, error: str) -> None:
+        if error.startswith("[Unavailable choice]"):
+            battle.error = error
         if not error.startswith("[Invalid choice]") or any(text in error for text in HARMLESS_ERRORS):
-            return  # after an unavailable choice the server sends a corrected request
+            return
         self.say(f"{battle.room}: the server refused a choice ({error}); sending the default one")
         self._connection.send("/choose default", battle.room)
 
@@ -510,8 +514,8 @@ class Session:
         needs_choice = request is not None and not request.get("wait", False)
         battle.tracker.receive(battle.pending, request)
         side = battle.tracker.side or 0
-        message = Message(battle.key[0], side, battle.pending, request, needs_choice)
-        battle.pending = []
+        message = Message(battle.key[0], side, battle.pending, request, needs_choice, battle.error)
+        battle.pending, battle.error = [], None
         if "lines" in self.player.needs:
             self.player.observe(battle.key, message)
         return message

@@ -1,37 +1,20 @@
 import asyncio
-import json
-import logging
 import random
-import subprocess
-import time
 
 import numpy as np
 import pytest
 from poke_env import AccountConfiguration, ServerConfiguration
 from poke_env.concurrency import POKE_LOOP
-from poke_env.player import RandomPlayer
 
-from cleanpoke.envs.showdown import server as server_module
 from cleanpoke.envs.showdown.client import Session
-from cleanpoke.envs.showdown.encoder import NUM_ACTIONS, NUM_NUMBERS, NUM_WORDS, Encoder, generation_of
-from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary
-from cleanpoke.envs.showdown.server import LocalServer
-from cleanpoke.envs.showdown.teams import load_teams
-from cleanpoke.envs.showdown.tracker import BattleTracker
 from cleanpoke.errors import CleanPokeError
-
-# Plays an input log again in process and prints, per player, what it was told: [text, text, …].
-REPLAY_SCRIPT = """
-const BattleStreams = require("pokemon-showdown/dist/sim/battle-stream");
-const streams = BattleStreams.getPlayerStreams(new BattleStreams.BattleStream());
-const told = {p1: [], p2: []};
-const readers = ["p1", "p2"].map(async side => {
-    for await (const text of streams[side]) told[side].push(text);
-});
-for (const line of require("fs").readFileSync(0, "utf8").split("\\n")) streams.omniscient.write(line);
-streams.omniscient.writeEnd();
-Promise.all(readers).then(() => console.log(JSON.stringify(told)));
-"""
+from tests.envs.showdown.websocket_battles import (
+    Opponent,
+    input_log,
+    logging_server,
+    packed_team,
+    replayed_decisions,
+)
 
 
 class RecordingPlayer:
@@ -43,8 +26,7 @@ class RecordingPlayer:
     def __init__(self, seed=0):
         self.generator = random.Random(seed)
         self.observations = []
-        self.choices = []
-        self.refused = []
+        self.choices = []  # (choice, whether it was refused)
         self.finished = []
         self.before_choice = lambda count: None
 
@@ -54,14 +36,11 @@ class RecordingPlayer:
     def choose(self, decisions):
         actions = []
         for decision in decisions:
-            if decision.message.request.get(
-                "update"
-            ):  # the last choice was refused: somebody turned out trapped
-                self.refused[-1] = True
+            if decision.message.error:
+                self.choices[-1] = (self.choices[-1][0], True)
             self.observations.append((decision.words.copy(), decision.numbers.copy(), decision.legal.copy()))
             actions.append(self.generator.choice(np.flatnonzero(decision.legal).tolist()))
-            self.choices.append(decision.tracker.choice(actions[-1]))
-            self.refused.append(False)
+            self.choices.append((decision.tracker.choice(actions[-1]), False))
         self.before_choice(len(self.observations))
         return actions
 
@@ -71,40 +50,8 @@ class RecordingPlayer:
 
 @pytest.fixture(scope="module")
 def server():
-    config = server_module.CONFIG
-    server_module.CONFIG += "exports.logchallenges = true;\n"  # so that battles leave their input logs
-    try:
-        with LocalServer() as running:
-            yield running
-    finally:
-        server_module.CONFIG = config
-
-
-def packed_team(battle_format, index):
-    teams = load_teams(battle_format)
-    return teams[index].packed if teams else None
-
-
-class Opponent:
-    """A poke-env player on the same server, in poke-env's own thread."""
-
-    def __init__(self, name, battle_format, server):
-        self.player = RandomPlayer(
-            account_configuration=AccountConfiguration(name, None),
-            battle_format=battle_format,
-            server_configuration=server.configuration,
-            team=packed_team(battle_format, 1),
-            log_level=logging.CRITICAL + 1,
-        )
-
-    def challenge(self, name, battles=1):
-        asyncio.run_coroutine_threadsafe(self.player._send_challenges(name, battles, None), POKE_LOOP)
-
-    def send(self, text, room):
-        asyncio.run_coroutine_threadsafe(self.player.ps_client.send_message(text, room), POKE_LOOP).result(10)
-
-    def accept(self, battles=1):
-        asyncio.run_coroutine_threadsafe(self.player._accept_challenges(None, battles, None), POKE_LOOP)
+    with logging_server() as running:
+        yield running
 
 
 @pytest.fixture
@@ -117,7 +64,7 @@ def make_opponent(server):
 
     yield make
     for opponent in opponents:
-        asyncio.run_coroutine_threadsafe(opponent.player.ps_client._stop_listening(), POKE_LOOP).result(10)
+        opponent.close()
 
 
 def make_session(player, name, battle_format, server, **options):
@@ -133,68 +80,13 @@ def make_session(player, name, battle_format, server, **options):
     )
 
 
-def input_log(server, room):
-    """The commands with which the server's simulator played the battle in `room`."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for path in (server._folder / "logs").rglob(f"{room.removeprefix('battle-')}.log.json"):
-            if text := path.read_text():
-                return "\n".join(json.loads(text)["inputLog"])
-        time.sleep(0.05)
-    raise AssertionError(f"no input log of {room}")
-
-
-def with_refused_choices(log, side, player):
-    """The input log with the choices of `side` that the server refused, which it leaves out."""
-    lines, choices = [], zip(player.choices, player.refused, strict=True)
-    for line in log.split("\n"):
-        if line.startswith(f">p{side + 1} "):
-            for choice, refused in choices:
-                if not refused:
-                    break
-                lines.append(f">p{side + 1} {choice}")
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def replayed_observations(battle_format, log, name, player):
-    """What simulator, tracker and encoder show `name` in process, in the battle of that input log."""
-    side = 0 if f'>player p1 {{"name":"{name}"' in log else 1
-    log = with_refused_choices(log, side, player)
-    replay = subprocess.run(
-        [node_binary(), "-e", REPLAY_SCRIPT],
-        cwd=NODE_FOLDER,
-        input=log,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    tracker, encoder = BattleTracker(generation_of(battle_format), side), Encoder(battle_format)
-    observations, lines = [], []
-    for text in json.loads(replay.stdout)[f"p{side + 1}"]:
-        if text.startswith("|error|"):
-            continue
-        if not text.startswith("|request|"):
-            lines += text.split("\n")
-            continue
-        request = json.loads(text.removeprefix("|request|"))
-        if request is None:  # the battle is over
-            break
-        tracker.receive(lines, request)
-        lines = []
-        if not request.get("wait"):
-            words, numbers = np.empty(NUM_WORDS, np.int16), np.empty(NUM_NUMBERS, np.float32)
-            legal = np.empty(NUM_ACTIONS, bool)
-            encoder.encode(tracker, words, numbers, legal)
-            observations.append((words, numbers, legal))
-    return observations
-
-
-def assert_equal_observations(seen, expected):
-    assert len(seen) == len(expected) > 0
-    for step, (ours, theirs) in enumerate(zip(seen, expected, strict=True)):
+def assert_equal_observations(seen, decisions):
+    step = -1
+    for step, (ours, decision) in enumerate(zip(seen, decisions, strict=True)):
+        theirs = (decision.words, decision.numbers, decision.legal)
         for what, one, other in zip(("words", "numbers", "legal"), ours, theirs, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=f"{what} of decision {step}")
+    assert step > 0
 
 
 @pytest.mark.parametrize("battle_format", ["gen1ou", "gen1randombattle", "gen9ou", "gen9randombattle"])
@@ -207,8 +99,8 @@ def test_observations_equal_those_in_process(server, make_opponent, battle_forma
     assert result.reason == "played"
     assert result.opponent == f"v{battle_format}"
     assert len(player.finished) == 1
-    expected = replayed_observations(battle_format, input_log(server, result.room), name, player)
-    assert_equal_observations(player.observations, expected)
+    decisions = replayed_decisions(battle_format, input_log(server, result.room), name, player.choices)
+    assert_equal_observations(player.observations, decisions)
 
 
 def test_dropped_connection_is_taken_up_again(server, make_opponent):
@@ -226,8 +118,8 @@ def test_dropped_connection_is_taken_up_again(server, make_opponent):
         (result,) = session.play("accept", 1)
     assert session.reconnections == 2, said
     assert result.result in ("win", "loss", "tie")
-    expected = replayed_observations("gen1ou", input_log(server, result.room), name, player)
-    assert_equal_observations(player.observations, expected)
+    decisions = replayed_decisions("gen1ou", input_log(server, result.room), name, player.choices)
+    assert_equal_observations(player.observations, decisions)
 
 
 def test_stopping_forfeits_and_reports_the_battle(server, make_opponent):
@@ -250,7 +142,7 @@ def test_several_battles_by_challenging(server, make_opponent):
 def test_ladder_battles_report_ratings_and_battles_lost_while_away_are_found(server, make_opponent):
     name, player = "climber", RecordingPlayer()
     foe = make_opponent("climbingfoe", "gen1randombattle")
-    asyncio.run_coroutine_threadsafe(foe.player._ladder(1), POKE_LOOP)
+    foe.ladder()
     with make_session(player, name, "gen1randombattle", server) as session:
 
         def lose_while_away(count):
