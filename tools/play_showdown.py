@@ -77,7 +77,7 @@ class Args:
     output_dir: Path = Path("runs/play_showdown")
     """folder of battles.csv and of the battle pages"""
     seed: int = 1
-    """order of the project's teams"""
+    """of the order of the project's teams, and of the draws with --sample"""
 
 
 def server_configuration(url: str) -> ServerConfiguration:
@@ -219,7 +219,7 @@ def main(args: Args) -> None:
         raise unknown_format(battle_format)
     awac_showdown_hrm.check_checkpoint(checkpoint.path, battle_format)
     temperature = args.temperature if args.sample else 0.0
-    player = awac_showdown_hrm.make_network_player(checkpoint.path, battle_format, temperature)
+    player = awac_showdown_hrm.make_network_player(checkpoint.path, battle_format, temperature, args.seed)
     with StopSignal() as stop:
         play(args, player, battle_format, checkpoint.path, lambda: bool(stop))
 
