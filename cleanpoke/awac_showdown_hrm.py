@@ -359,7 +359,7 @@ def rotate(x: Tensor, times: Tensor) -> Tensor:
 
 
 class MemoryCache:
-    """Keys and values of the last `window` decisions of running battles: a ring per battle, one battle per row.
+    """Keys and values of the last `window` decisions of running battles: one battle per row, each a ring.
 
     Unwritten entries hold NaN, so that a wrong mask cannot pass unnoticed.
     """
@@ -796,7 +796,10 @@ def compute_losses(
 
     with torch.no_grad():
         (slow,) = target(batch, only_last=True)[0]
-        q = expected_value(target.heads.value_logits(slow.actions)).mT  # (M, G, A)
+        legal = legal_or_all(batch.legal)
+        q = batch.reward.new_zeros(*legal.shape, len(GAMMAS))  # (M, A, G), 0 where illegal
+        q[legal] = expected_value(target.heads.value_logits(slow.actions[legal])).to(q.dtype)
+        q = q.mT  # (M, G, A)
         slow_policy = log_policy(target.heads.logits(slow.joint, slow.actions), batch.legal).exp()
         targets = td_targets(batch.reward, batch.terminated, (slow_policy * q).sum(-1))  # (M, G)
         histograms = hl_gauss(targets)  # (M, G, K)
@@ -1049,7 +1052,7 @@ class NetworkPlayer:
 
 @torch.no_grad()
 def golden_outputs(network: Network) -> Tensor:
-    """What the heads compute for a made-up battle of six decisions, flat; a checkpoint's loading is held to it."""
+    """What the heads compute for a made-up battle of six decisions, flat: checkpoints are held to it."""
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(0, VOCABULARY_SIZE, (6, NUM_WORDS), generator=generator)
     numbers = torch.rand(6, NUM_NUMBERS, generator=generator)
@@ -1338,8 +1341,8 @@ def main(args: Args) -> None:
             (total,) = global_sums(losses.total)
             if not torch.isfinite(total):
                 raise CleanPokeError(
-                    f"the loss became {float(total)} at update {step}: lower --learning-rate or try --bf16 off"
-                    " (checkpoints from before stay)"
+                    f"the loss became {float(total)} at update {step} (checkpoints from before stay): "
+                    "lower --learning-rate or try --bf16 off"
                 )
             is_logged = step % args.log_every == 0
             metrics = {}

@@ -626,7 +626,7 @@ def test_checkpoints_that_cannot_play_are_refused(battle_folder, tmp_path, monke
     with pytest.raises(CleanPokeError, match="untrained"):
         awac.load_network(untrained.path)
     changed = damaged()
-    changed.state["slow"]["registers"] += 1.0
+    changed.state["slow"]["registers"] *= -1.0
     save_checkpoint(changed)
     with pytest.raises(CleanPokeError, match="other numbers"):
         awac.load_network(changed.path)
