@@ -3,7 +3,9 @@
 // Usage: node battle_worker.js '{"format": "gen1ou", "seed": 0, "team_pool_size": 1000, ...}'
 // Input, one JSON array of commands per line:
 //   ["start", battle, seed, team or null, team or null]     ["choose", battle, side, choice]
-// Output, one JSON object per input line, after all its commands: {messages, ended, defaulted}.
+// Output, one JSON object per input line, after all its commands: {messages, ended, defaulted}, with
+//   messages [battle, side, lines, request without its team, team, error, truth?]  (see `describeTeam`)
+//   ended    [battle, winner, turns, reason, input log, error]
 // The first output line is {"ready": true} or {"fatal": reason}.
 "use strict";
 
@@ -56,6 +58,7 @@ class RunningBattle {
 		this.errors = [0, 0];
 		this.reply = [null, null]; // what a side is told at once about its own choice: {error, request}
 		this.early = [[], []]; // lines that a side gets before the turn that they belong to
+		this.told = [new Map(), new Map()]; // for each side its Pokémon as last described: {place, text}
 		this.battle = new Battle({
 			formatid: format.id,
 			format,
@@ -98,11 +101,31 @@ class RunningBattle {
 		if (battle.ended || !battle.sentRequests) this.report();
 	}
 
-	send(side, lines, request, error) {
-		const message = [this.id, side, lines, request];
-		if (error || snapshot) message.push(error ?? null);
-		if (snapshot) message.push(snapshot(this.battle));
-		output.messages.push(message);
+	// Each Pokémon of a request as JSON, or where it stood in the side's last one if nothing about it has
+	// changed. Most of a request is the bench, and writing and reading it would take longer than a turn.
+	describeTeam(side, entries) {
+		const last = this.told[side];
+		const told = (this.told[side] = new Map());
+		return entries.map((entry, place) => {
+			const pokemon = this.battle.sides[side].pokemon[place];
+			const text = JSON.stringify(entry);
+			told.set(pokemon, { place, text });
+			const before = last.get(pokemon);
+			return before?.text === text ? before.place : text;
+		});
+	}
+
+	send(side, lines, request, error = null) {
+		const parts = [this.id, side, JSON.stringify(lines)];
+		if (request) {
+			const rest = { ...request, side: { ...request.side, pokemon: null } };
+			parts.push(JSON.stringify(rest), `[${this.describeTeam(side, request.side.pokemon)}]`);
+		} else {
+			parts.push("null", "null");
+		}
+		parts.push(JSON.stringify(error));
+		if (snapshot) parts.push(JSON.stringify(snapshot(this.battle)));
+		output.messages.push({ battle: this.id, text: `[${parts}]` });
 	}
 
 	// Tells both sides what happened since the last report, each what it may see.
@@ -162,20 +185,22 @@ function execute([kind, id, ...details]) {
 		// A bug in the rules of one battle ends that battle, not the other hundreds in this process.
 		const battle = running.get(id);
 		running.delete(id);
-		output.messages = output.messages.filter((message) => message[0] !== id);
+		output.messages = output.messages.filter((message) => message.battle !== id);
 		output.ended.push([id, null, battle?.battle.turn ?? 0, "error", battle?.battle.inputLog ?? [], error.stack]);
 	}
 }
 
-function write(object) {
-	const bytes = Buffer.from(JSON.stringify(object) + "\n");
+function write(text) {
+	const bytes = Buffer.from(text + "\n");
 	for (let sent = 0; sent < bytes.length;) sent += fs.writeSync(1, bytes, sent);
 }
 
 function answer(line) {
 	output = { messages: [], ended: [], defaulted: 0 };
 	for (const command of JSON.parse(line)) execute(command);
-	write(output);
+	const messages = output.messages.map((message) => message.text);
+	const rest = JSON.stringify({ ended: output.ended, defaulted: output.defaulted });
+	write(`{"messages":[${messages}],${rest.slice(1)}`);
 }
 
 function unusable() {
@@ -205,11 +230,11 @@ function serve() {
 
 const problem = unusable();
 if (problem) {
-	write(problem);
+	write(JSON.stringify(problem));
 } else {
 	Dex.forFormat(format).includeData();
 	if (options.shortcuts) require("./shortcuts.js").install(format);
-	write({ ready: true, random_teams: !!format.team });
+	write(JSON.stringify({ ready: true, random_teams: !!format.team }));
 	try {
 		serve();
 	} catch (error) {
