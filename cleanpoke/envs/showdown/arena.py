@@ -214,8 +214,10 @@ def _take_in(battle: Running, message: Message, encoder: Encoder | None) -> Deci
 def _record(seat: Seat, decision: Decision, action: int) -> None:
     trajectory = seat.trajectory
     if decision.message.error and trajectory.action:
-        # The simulator refused the last choice: what counts is the one it executes.
-        trajectory.action[-1] = action
+        # The simulator refused the last choice (a trap came to light): what counts is the corrected decision.
+        for rows in (trajectory.words, trajectory.numbers, trajectory.legal, trajectory.action):
+            rows.pop()
+        trajectory.add_decision(decision.words, decision.numbers, decision.legal, action)
         return
     sums = differences(decision.tracker)
     if seat.sums is not None:
