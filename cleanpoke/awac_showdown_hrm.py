@@ -13,13 +13,10 @@ Axes: B battles, T steps of the longest battle, M decisions (rows, without paddi
 D width, H heads, A actions, G discounts, C critics, K value bins.
 """
 
-import contextlib
 import copy
-import ctypes
 import dataclasses
 import functools
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
+from cleanpoke.compute import autocast, available_cores, global_sums, start, sum_gradients
 from cleanpoke.envs.showdown import arena, battle_files, collection
 from cleanpoke.envs.showdown.encoder import (
     NUM_ACTIONS,
@@ -53,6 +50,8 @@ if TYPE_CHECKING:
     from cleanpoke.envs.showdown.simulator import Message
 
 SCRIPT = Path(__file__).stem
+STATE_KEYS = ("network", "slow", "optimizer", "sampler", "seconds", "data", "golden_outputs")
+"""What a checkpoint holds: enough to go on exactly where it was saved."""
 
 GAMMAS = (0.9, 0.97, 0.99, 0.999)
 """Discounts per decision; the last one acts."""
@@ -113,11 +112,12 @@ class Args:
     seed: int = 1
     """Seed of initialisation, batches and evaluation battles."""
     resume: Path | None = None
-    """Checkpoint or run folder to continue bit-exactly; give the same other arguments."""
+    """Checkpoint or run folder to continue, with its arguments where you give no others."""
     total_steps: int = 2000
-    """Updates; the learning rate falls to a tenth along a cosine towards this end."""
-    max_minutes: float = math.inf
-    """Training stops after this wall-clock time, saves and evaluates; evaluation time does not count."""
+    """Updates."""
+    max_minutes: float = 11.0
+    """Training ends after this wall-clock time (without evaluations) if not before. The learning rate falls
+    to a tenth towards whichever end comes first; only with "inf" is a resumed run bit-exactly the same."""
     save_every: int = 500
     """Updates between checkpoints."""
     log_every: int = 20
@@ -688,17 +688,6 @@ class Sampler:
 # --- Losses -----------------------------------------------------------------------------------------------
 
 
-def global_sums(*values: Tensor) -> list[Tensor]:
-    """Each tensor summed over all processes, in float64, so that statistics are those of the whole batch."""
-    values = [value.detach().double() for value in values]
-    if not dist.is_initialized():
-        return values
-    flat = torch.cat([value.flatten() for value in values])
-    dist.all_reduce(flat)
-    parts = flat.split([value.numel() for value in values])
-    return [part.view_as(value) for part, value in zip(parts, values, strict=True)]
-
-
 def legal_or_all(legal: Tensor) -> Tensor:
     """(…, A) bool: where no action is legal, all are, so that a softmax stays finite."""
     return legal | ~legal.any(-1, keepdim=True)
@@ -1067,24 +1056,37 @@ def golden_outputs(network: Network) -> Tensor:
     return torch.cat(outputs).cpu()
 
 
+def arguments_of(checkpoint: Checkpoint) -> Args:
+    """The arguments of the run that wrote a checkpoint, without those that this version does not know."""
+    known = {field.name for field in dataclasses.fields(Args)}
+    saved = {name: value for name, value in checkpoint.args.items() if name in known}
+    for name in ("data", "resume"):
+        saved[name] = Path(saved[name]) if saved.get(name) else None
+    return Args(**saved)
+
+
+def load_weights(network: Network, weights: dict[str, Tensor], path: Path) -> None:
+    """Puts the weights in, all and only those. Raises CleanPokeError if they are of another network."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CleanPokeError(
+            f"{path} does not fit this network ({reason}): give the arguments of its run"
+        ) from error
+
+
 def load_network(path: Path) -> tuple[Network, Checkpoint]:
     """The slow copy of a checkpoint, ready to play on the CPU.
 
     Raises CleanPokeError if it is no checkpoint of this script and schema, is untrained, lacks weights or has
     too many, or does not compute what it computed when it was saved.
     """
-    checkpoint = load_checkpoint(path, script=SCRIPT, schema=SCHEMA, needs=("slow", "golden_outputs"))
+    checkpoint = load_checkpoint(path, script=SCRIPT, schema=SCHEMA, needs=STATE_KEYS)
     if checkpoint.step == 0:
         raise CleanPokeError(f"{checkpoint.path} holds an untrained network: give a later checkpoint")
-    names = {field.name for field in dataclasses.fields(Args)}
-    network = build_network(Args(**{name: checkpoint.args[name] for name in names & set(checkpoint.args)}))
-    try:
-        network.load_state_dict(checkpoint.state["slow"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CleanPokeError(
-            f"{checkpoint.path} does not fit this network ({reason}): train again"
-        ) from error
+    network = build_network(arguments_of(checkpoint))
+    load_weights(network, checkpoint.state["slow"], checkpoint.path)
     network.eval().requires_grad_(False)
     if not torch.allclose(golden_outputs(network), checkpoint.state["golden_outputs"], atol=1e-3, rtol=1e-3):
         raise CleanPokeError(
@@ -1113,19 +1115,24 @@ def make_network_player(
     return NetworkPlayer(network, name, temperature, seed)
 
 
-def evaluate(args: Args, checkpoint: Path, battles: int) -> dict[str, dict[str, dict[str, float]]]:
+def evaluate(
+    args: Args, checkpoint: Path, battles: int, stop: StopSignal
+) -> dict[str, dict[str, dict[str, float]]]:
     """Win rates on held-out teams: {"greedy" | "sampled": {opponent: row of arena.evaluate}}."""
     results = {}
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        make_agent = functools.partial(make_network_player, checkpoint, args.format, temperature, args.seed)
+        line = Progress(unit=f"battle ({name})")
         results[name] = arena.evaluate(
-            make_agent,
+            functools.partial(make_network_player, checkpoint, args.format, temperature, args.seed),
             args.opponents,
             args.format,
             battles=battles,
             seed=args.seed,
-            processes=os.cpu_count() or 1,
+            processes=available_cores(),
+            should_stop=lambda: bool(stop),
+            on_result=line.update,
         )
+        line.end()
     return results
 
 
@@ -1143,34 +1150,10 @@ def results_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 # --- Training ---------------------------------------------------------------------------------------------
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc to reuse freed memory instead of giving it back at once.
-
-    Each update frees and takes the same gigabyte again; without this the kernel clears 17,000 pages for it
-    each time. Other C libraries lack the call.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
-        return bool({"amx_bf16", "avx512_bf16"} & set(flags))
-    return False
-
-
-def learning_rate_factor(step: int, args: Args) -> float:
-    """Linear warm-up, then a cosine from 1 to 0.1 at --total-steps."""
-    if step < args.warmup_steps:
-        return (step + 1) / args.warmup_steps
-    progress = (step - args.warmup_steps) / max(args.total_steps - args.warmup_steps, 1)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(progress, 1.0)))
+def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
+    """Linear warm-up, then a cosine from 1 to 0.1; progress: how much of the run is over, 0 to 1."""
+    warmth = min((step + 1) / max(warmup_steps, 1), 1.0)
+    return warmth * (0.1 + 0.45 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
 def make_optimizer(network: Network, args: Args) -> torch.optim.Optimizer:
@@ -1187,17 +1170,6 @@ def make_optimizer(network: Network, args: Args) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, rate, betas=(0.9, 0.95), weight_decay=args.weight_decay, fused=True)
 
 
-def sum_gradients(network: Network) -> None:
-    """Adds up the gradients of all processes: the losses are already divided by the global counts."""
-    if dist.is_initialized():
-        gradients = [parameter.grad for parameter in network.parameters()]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-
 def gradient_norms(network: Network) -> dict[str, float]:
     """Norm of the gradient of each part of the network."""
     norms = {}
@@ -1210,19 +1182,18 @@ def gradient_norms(network: Network) -> dict[str, float]:
 
 
 def collect_battles(args: Args) -> None:
-    """Plays battles between scripted players until there is enough to learn from."""
-    folder = args.data_folder
+    """Plays battles between scripted players, to have something to learn from."""
     players = ", ".join(args.players)
-    print(f"no battles in {folder}: collecting for {args.collect_minutes:g} minutes, players {players}")
+    print(f"no battles in {args.data_folder}: collecting for {args.collect_minutes:g} minutes from {players}")
     line = Progress(unit="battle")
     with StopSignal() as stop:
         collection.collect(
-            folder,
+            args.data_folder,
             args.format,
             tuple(functools.partial(make_player, player, args.format) for player in args.players),
             battles=args.collect_battles,
             seed=args.seed,
-            processes=os.cpu_count() or 1,
+            processes=available_cores(),
             max_seconds=60 * args.collect_minutes,
             should_stop=lambda: bool(stop),
             on_progress=lambda progress: line.update(
@@ -1230,38 +1201,37 @@ def collect_battles(args: Args) -> None:
             ),
         )
     line.end()
+    if stop:
+        raise KeyboardInterrupt
+
+
+def report_evaluation(run: Run, step: int, args: Args, battles: int, stop: StopSignal) -> None:
+    """Evaluates the run's newest checkpoint: prints the table, logs it, writes evaluation.json."""
+    results = evaluate(args, run.folder, battles, stop)
+    table = results_table(results)
+    run.progress.print(table)
+    run.log_text(step, "eval/table", table)
+    run.save_json("evaluation.json", {"step": step, **results})
+    for play, rows in results.items():
+        run.log(step, {f"eval/{play}_{name}": row["win_rate"] for name, row in rows.items()})
 
 
 def main(args: Args) -> None:
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    is_first = rank == 0
-    has_cuda = torch.cuda.is_available() if args.device == "auto" else args.device == "cuda"
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_cuda else torch.device("cpu")
-    torch.set_num_threads(args.threads or max((os.cpu_count() or 1) // world, 1))
-    if world > 1:
-        dist.init_process_group("nccl" if has_cuda else "gloo")
-    keep_freed_memory()
-    autocast = functools.partial(
-        torch.autocast,
-        device.type,
-        torch.bfloat16,
-        enabled=args.bf16 == "on" or (args.bf16 == "auto" and multiplies_bfloat16(device)),
-        # The cache would hand weights cast under no_grad to the part of the recurrence with gradients.
-        cache_enabled=False,
-    )
+    place = start(args.device, args.threads)
+    device = place.device
 
     # Battles
-    if is_first and not any(args.data_folder.glob("shard_*")):
+    if place.is_first and not any(args.data_folder.glob("shard_*")):
         collect_battles(args)
-    if world > 1:
-        dist.barrier()
+    global_sums(torch.zeros(1, device=device))  # the others wait here
     battles = battle_files.read_folder(args.data_folder)
     if battles.format != args.format:
         raise CleanPokeError(f"{args.data_folder} holds {battles.format} battles: choose another --data")
+    data_size = [len(battles.trajectories), battles.total_decisions]
     held_out = battles.held_out(args.held_out)
     train_indices, held_out_indices = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     lengths = battles.trajectories["length"]
-    sampler = Sampler(lengths[train_indices], args.batch_decisions, args.seed, least=world)
+    sampler = Sampler(lengths[train_indices], args.batch_decisions, args.seed, least=place.world)
     weights = reward_weights(args.reward)
 
     def load_batch(indices: np.ndarray) -> Batch:
@@ -1278,129 +1248,112 @@ def main(args: Args) -> None:
     slow = copy.deepcopy(network).requires_grad_(False)
     optimizer = make_optimizer(network, args)
     rates = [group["lr"] for group in optimizer.param_groups]
-    recent_losses: deque[float] = deque(maxlen=200)
-    seconds_before, warned = 0.0, set()
-
-    needs = ("network", "slow", "optimizer", "sampler", "seconds", "data", "golden_outputs")
-    run = Run(
-        __file__, args.format, args, seed=args.seed, schema=SCHEMA, needs=needs, resume=args.resume,
-        enabled=is_first,
-    )  # fmt: skip
-    with run, StopSignal() as stop:
-        data_name = [len(battles.trajectories), battles.total_decisions]
+    run_options = {"schema": SCHEMA, "needs": STATE_KEYS, "resume": args.resume, "enabled": place.is_first}
+    with Run(__file__, args.format, args, seed=args.seed, **run_options) as run, StopSignal() as stop:
+        seconds = 0.0  # spent on training
         if run.checkpoint:
             state = run.checkpoint.state
-            if state["data"] != data_name:
+            if state["data"] != data_size:
                 raise CleanPokeError(
                     f"{run.checkpoint.path} was trained on {state['data'][0]} trajectories, "
-                    f"{args.data_folder} holds {data_name[0]}: give the same data, or start a new run"
+                    f"{args.data_folder} holds {data_size[0]}: give the same data, or start a new run"
                 )
-            network.load_state_dict(state["network"])
-            slow.load_state_dict(state["slow"])
+            load_weights(network, state["network"], run.checkpoint.path)
+            load_weights(slow, state["slow"], run.checkpoint.path)
             optimizer.load_state_dict(state["optimizer"])
             sampler.epoch, sampler.next = state["sampler"]
-            seconds_before = state["seconds"]
+            seconds = state["seconds"]
             restore_random_state(run.checkpoint.random_state)
-        size = sum(parameter.numel() for parameter in network.parameters())
+        size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
         run.progress.print(
-            f"{len(battles.trajectories):,} trajectories, {battles.total_decisions:,} decisions; "
-            f"{size / 1e6:.2f}M parameters, {args.preset} {args.traj_encoder}"
+            f"{data_size[0]:,} trajectories, {data_size[1]:,} decisions; {size:.2f}M parameters"
         )
 
-        def save(step: int) -> Path | None:
-            return run.save(
-                step,
-                {
-                    "network": network.state_dict(),
-                    "slow": slow.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "sampler": (sampler.epoch, sampler.next),
-                    "seconds": seconds,
-                    "data": data_name,
-                    "golden_outputs": golden_outputs(slow),
-                },
-            )
+        def save() -> None:
+            state = {"network": network.state_dict(), "slow": slow.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "sampler": (sampler.epoch, sampler.next)}
+            state |= {"seconds": seconds, "data": data_size, "golden_outputs": golden_outputs(slow)}
+            run.save(step, state)
 
-        def report_evaluation(step: int, checkpoint: Path, battles_each: int) -> None:
-            results = evaluate(args, checkpoint, battles_each)
-            table = results_table(results)
-            run.progress.print(table)
-            run.log_text(step, "eval/table", table)
-            run.save_json("evaluation.json", {"step": step, **results})
-            for play, rows in results.items():
-                run.log(step, {f"eval/{play}_{name}": row["win_rate"] for name, row in rows.items()})
-
-        step, decisions, seconds, seconds_evaluating = run.start_step, 0, seconds_before, 0.0
-        start = time.monotonic()
-        while step < args.total_steps:
-            batch = load_batch(train_indices[sampler()[rank::world]])
+        step, is_over = run.start_step, run.start_step >= args.total_steps
+        recent_losses: deque[float] = deque(maxlen=200)
+        warned: set[str] = set()
+        while not is_over:
+            began = time.monotonic()
+            # One update
+            batch = load_batch(train_indices[sampler()[place.rank :: place.world]])
+            progress = max(step / args.total_steps, seconds / (60 * args.max_minutes))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * learning_rate_factor(step, args)
-            with autocast():
+                group["lr"] = rate * learning_rate_factor(step, progress, args.warmup_steps)
+            with autocast(device, args.bf16):
                 losses, details = compute_losses(network, slow, batch, args)
-            (total,) = global_sums(losses.total)
-            if not torch.isfinite(total):
-                raise CleanPokeError(
-                    f"the loss became {float(total)} at update {step} (checkpoints from before stay): "
-                    "lower --learning-rate or try --bf16 off"
-                )
             is_logged = step % args.log_every == 0
             metrics = {}
             if is_logged:
                 metrics["grad/critic_actor_ratio"] = critic_actor_ratio(losses, details, args.critic_coef)
             optimizer.zero_grad()
             losses.total.backward()
-            sum_gradients(network)
+            sum_gradients(network.parameters())
             if is_logged:
                 metrics |= gradient_norms(network)
             norm = nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
+            if not torch.isfinite(norm):
+                raise CleanPokeError(
+                    f"the gradient became {float(norm)} at update {step} (checkpoints from before stay): "
+                    "lower --learning-rate or try --bf16 off"
+                )
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(list(slow.parameters()), list(network.parameters()), args.ema_rate)
+            # All processes must stop together, though the signal or the clock may reach one of them first.
+            own = [losses.total, *(len(batch.action), time.monotonic() - began, float(bool(stop)))]
+            sums = global_sums(*(torch.as_tensor(value, device=device) for value in own))
+            total, decisions, update_seconds, stopping = (float(value) for value in sums)
+            update_seconds /= place.world
+            seconds += update_seconds
+            step += 1
+            is_over = bool(stopping) or step >= args.total_steps or seconds >= 60 * args.max_minutes
 
-            recent_losses.append(float(total))
-            decisions += int(global_sums(torch.tensor(len(batch.action)))[0])
-            seconds = seconds_before + time.monotonic() - start - seconds_evaluating
-            speed = decisions / max(seconds - seconds_before, 1e-9)
+            # What people see of it
+            recent_losses.append(total)
             if is_logged:
                 metrics |= diagnostics(losses, details, batch) | {
-                    "losses/total": float(total),
+                    "losses/total": total,
                     "grad/norm": float(norm),
                     "stab/zigzag": zigzag(recent_losses),
-                    "charts/SPS": speed,
+                    "charts/SPS": decisions / update_seconds,
                     "charts/learning_rate": optimizer.param_groups[0]["lr"],
                     "charts/epoch": sampler.epoch + sampler.next / len(sampler.batches),
                 }
-                run.log(step, metrics)
-                for warning in set(warnings(metrics)) - warned if step >= args.warmup_steps else ():
+                run.log(step - 1, metrics)
+                for warning in set(warnings(metrics)) - warned if step > args.warmup_steps else ():
                     run.progress.print(f"warning: {warning}, update {step}")
                     warned.add(warning)
-            step += 1
-            shown = {"loss": float(total), "decisions/s": speed}
-            seconds_left = 60 * args.max_minutes - seconds
-            run.progress.update(step, args.total_steps, shown, seconds_left=seconds_left)
-
-            # All processes must agree to stop, though the signal or the clock may reach one of them first.
-            (stopping,) = global_sums(torch.tensor(float(bool(stop) or seconds_left <= 0)))
-            is_end = bool(stopping) or step == args.total_steps
-            if is_first and held_out_batches and (is_end or step % args.held_out_every == 0):
-                with autocast():
+            shown = {"loss": total, "decisions/s": decisions / update_seconds}
+            run.progress.update(step, args.total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
+            if place.is_first and held_out_batches and (is_over or step % args.held_out_every == 0):
+                with autocast(device, args.bf16):
                     run.log(step - 1, measure_held_out(slow, held_out_batches))
-            is_evaluated = bool(args.eval_every) and step % args.eval_every == 0 and not is_end
-            if is_end or is_evaluated or step % args.save_every == 0:
-                checkpoint = save(step)
-                if is_evaluated and is_first:
-                    before = time.monotonic()
-                    report_evaluation(step, checkpoint, args.eval_battles_between)
-                    seconds_evaluating += time.monotonic() - before
-            if is_end:
-                break
-        if is_first and not stop and args.eval_battles:
-            report_evaluation(step, save(step), args.eval_battles)
-    if world > 1:
-        dist.destroy_process_group()
+            is_evaluated = bool(args.eval_every) and step % args.eval_every == 0 and not is_over
+            if is_over or is_evaluated or step % args.save_every == 0:
+                save()
+            if is_evaluated and place.is_first:
+                report_evaluation(run, step, args, args.eval_battles_between, stop)
+        if place.is_first and args.eval_battles and not stop:
+            report_evaluation(run, step, args, args.eval_battles, stop)
+    if place.world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def parse_arguments() -> Args:
+    """The command line; with --resume, the checkpoint's arguments take the place of the defaults."""
+    args = tyro.cli(Args, description=__doc__)
+    if args.resume is None:
+        return args
+    saved = arguments_of(load_checkpoint(args.resume, script=SCRIPT))
+    return tyro.cli(Args, description=__doc__, default=saved)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_arguments())

@@ -344,7 +344,7 @@ def share_of_gradients(rank: int, port: int, folder: str) -> None:
     weights = awac.reward_weights("shaped")
     losses, _ = awac.compute_losses(network, target, awac.make_batch(battles[rank::2], weights), MAXQ_ARGS)
     losses.total.backward()
-    awac.sum_gradients(network)
+    awac.sum_gradients(network.parameters())
     if rank == 0:
         torch.save([p.grad for p in network.parameters()], Path(folder) / "gradients.pt")
     dist.destroy_process_group()
@@ -583,6 +583,7 @@ def short_run(battle_folder: Path, **options) -> awac.Args:
     defaults = {
         **{"data": battle_folder, "preset": "tiny", "bf16": "off", "threads": 1, "eval_battles": 0},
         **{"batch_decisions": 100, "total_steps": 6, "warmup_steps": 2, "log_every": 2, "held_out": 0.2},
+        "max_minutes": math.inf,
     }
     return awac.Args(**(defaults | options))
 
