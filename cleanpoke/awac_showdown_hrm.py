@@ -113,9 +113,9 @@ class Args:
     """Seed of initialisation, batches and evaluation battles."""
     resume: Path | None = None
     """Checkpoint or run folder to continue, with its arguments where you give no others."""
-    total_steps: int = 2000
+    total_steps: int = 3000
     """Updates."""
-    max_minutes: float = 11.0
+    max_minutes: float = 10.5
     """Training ends after this wall-clock time (without evaluations) if not before. The learning rate falls
     to a tenth towards whichever end comes first; only with "inf" is a resumed run bit-exactly the same."""
     save_every: int = 500
@@ -135,13 +135,11 @@ class Args:
     """ou: teams from the team list; randombattle: generated teams."""
     data: Path | None = None
     """Folder of battle files; default expert_data/<format>. Battles are collected first if it has none."""
-    players: tuple[str, ...] = (
-        *("tactician", "tactician:0.2", "simple_heuristics", "simple_heuristics:0.2", "max_base_power:0.2"),
-    )
+    players: tuple[str, ...] = (*4 * ("tactician:0.2",), "simple_heuristics", "max_base_power")
     """Who plays the collected battles, as in tools/collect_battles.py."""
     collect_battles: int = 10_000
     """How many battles to collect at most."""
-    collect_minutes: float = 4.0
+    collect_minutes: float = 3.5
     """How long to collect at most."""
     held_out: float = 0.05
     """Fraction of the battles that is never trained on, only measured."""
@@ -159,7 +157,7 @@ class Args:
     """How much of the recurrence is differentiated: the last high-level cycle, the last two steps, all."""
 
     # Learning
-    batch_decisions: int = 1024
+    batch_decisions: int = 512
     """Decisions per update, over all processes; batches hold whole battles."""
     learning_rate: float | None = None
     """Peak learning rate; default by preset."""
@@ -171,6 +169,9 @@ class Args:
     """Step of the slow copy that gives targets, advantages and evaluation towards the network."""
     reward: Literal["shaped", "binary"] = "shaped"
     """binary: ±1 for win and loss; shaped: plus a hundredth of HP, status and knock-out changes."""
+    td_lambda: float = 0.95
+    """Share of what really followed, against the critics' own estimates, in their targets: one-step targets
+    (0) take thousands of updates to carry a win back through thirty decisions."""
     adv_filter: Literal["bc", "binary", "soft_binary", "exp"] = "exp"
     """Weight of a recorded action with advantage A: 1; A > 0; 1 or 0.2; exp(beta · normalised A)."""
     beta: float = 1.0
@@ -717,14 +718,30 @@ def hl_gauss(values: Tensor, limit: float = VALUE_LIMIT) -> Tensor:
     return cumulative.diff() / (cumulative[..., -1:] - cumulative[..., :1])
 
 
-def td_targets(reward: Tensor, terminated: Tensor, state_value: Tensor) -> Tensor:
-    """y = r + gamma · V(next row), r alone where terminated; reward, terminated (M,), state_value (M, G).
+def lambda_returns(batch: Batch, state_value: Tensor, td_lambda: float) -> Tensor:
+    """Critic targets y = r + gamma · ((1 - lambda) · V(s') + lambda · y'), r alone at a true end; (M, G).
 
-    The last row of a battle that was cut off gets a meaningless target: it must not be used.
+    state_value (M, G): V(s) of each row. Lambda 0 is the one-step target, 1 the return that was played out.
+    Where a battle was cut off V(s) stands in for what never came; that row itself must not be learned.
     """
-    next_value = torch.cat([state_value[1:], torch.zeros_like(state_value[:1])])
-    gammas = torch.tensor(GAMMAS, device=reward.device, dtype=state_value.dtype)
-    return reward[:, None] + gammas * next_value * (~terminated)[:, None]
+
+    def padded(rows: Tensor) -> Tensor:
+        places = rows.new_zeros(batch.num_battles * batch.num_steps, rows.shape[1])
+        return places.index_copy(0, batch.place, rows).unflatten(0, (batch.num_battles, batch.num_steps))
+
+    state_value = state_value.float()
+    gammas = torch.tensor(GAMMAS, device=state_value.device)
+    reward, value = padded(batch.reward[:, None]), padded(state_value)  # (B, T, 1), (B, T, G)
+    goes_on = padded((~batch.is_last)[:, None].float())
+    is_cut_off = padded((batch.is_last & ~batch.terminated)[:, None].float()).bool()
+    targets = torch.zeros_like(value)
+    later = next_value = torch.zeros_like(value[:, 0])
+    for step in reversed(range(batch.num_steps)):
+        later = (1 - td_lambda) * next_value + td_lambda * later
+        later = reward[:, step] + gammas * goes_on[:, step] * later
+        later = torch.where(is_cut_off[:, step], value[:, step], later)
+        targets[:, step], next_value = later, value[:, step]
+    return targets.flatten(0, 1).index_select(0, batch.place)
 
 
 def advantage_weights(
@@ -774,7 +791,7 @@ def compute_losses(
 ) -> tuple[Losses, dict[str, Any]]:
     """Loss of one batch, deeply supervised, and what `diagnostics` measures.
 
-    With pi_e, Q_e of the slow copy `target`: y = r + gamma · E_pi_e Q_e(s'), A = Q_e(a) - E_pi Q_e.
+    With pi_e, Q_e of the slow copy `target`: y the lambda-return on V = E_pi_e Q_e, A = Q_e(a) - E_pi Q_e.
     """
     known = batch.action >= 0
     choice = known & (batch.legal.sum(1) > 1)  # where the policy had a say
@@ -790,7 +807,7 @@ def compute_losses(
         q[legal] = expected_value(target.heads.value_logits(slow.actions[legal])).to(q.dtype)
         q = q.mT  # (M, G, A)
         slow_policy = log_policy(target.heads.logits(slow.joint, slow.actions), batch.legal).exp()
-        targets = td_targets(batch.reward, batch.terminated, (slow_policy * q).sum(-1))  # (M, G)
+        targets = lambda_returns(batch, (slow_policy * q).sum(-1), args.td_lambda)  # (M, G)
         histograms = hl_gauss(targets)  # (M, G, K)
 
     segments, registers = network(batch)

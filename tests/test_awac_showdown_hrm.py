@@ -241,13 +241,21 @@ def test_an_ignorant_critic_makes_it_cloning():
     assert torch.equal(weights, torch.ones_like(weights))
 
 
-def test_targets_bootstrap_unless_terminated():
-    reward = torch.tensor([0.1, 0.2, 0.3])
-    values = torch.tensor([1.0, 2.0, 4.0])[:, None].expand(-1, len(awac.GAMMAS))
-    targets = awac.td_targets(reward, torch.tensor([False, True, False]), values)
+@pytest.mark.parametrize("td_lambda", [0.0, 0.7, 1.0])
+def test_lambda_returns_follow_their_recursion(td_lambda):
+    """Two battles of different length side by side, one of them cut off: nothing flows between them."""
     gammas = torch.tensor(awac.GAMMAS)
-    assert torch.allclose(targets[0], 0.1 + 2.0 * gammas)
-    assert torch.allclose(targets[1], torch.full((len(gammas),), 0.2))
+    for truncated in (False, True):
+        batch = made_up_batch((3, 5), truncated=truncated)
+        values = torch.randn(8, len(gammas))
+        targets = awac.lambda_returns(batch, values, td_lambda)
+        for start, stop in ((0, 3), (3, 8)):
+            expected = values[stop - 1] if truncated else batch.reward[stop - 1].expand_as(gammas)
+            assert torch.allclose(targets[stop - 1], expected)
+            for row in range(stop - 2, start - 1, -1):
+                expected = (1 - td_lambda) * values[row + 1] + td_lambda * expected
+                expected = batch.reward[row] + gammas * expected
+                assert torch.allclose(targets[row], expected, atol=1e-6)
 
 
 def test_cut_off_battles_teach_the_critic_all_but_their_last_step():
