@@ -14,8 +14,15 @@ from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary
 from cleanpoke.envs.showdown.simulator import Simulator, validate_team, validate_teams
 from cleanpoke.errors import CleanPokeError
 
-TAUROS = "Tauros|||noability|bodyslam,hyperbeam,earthquake,blizzard||||||100|"
-TEAM = "]".join([TAUROS, *(TAUROS.replace("Tauros", name) for name in ("Chansey", "Snorlax", "Rhydon"))])
+TEAM = "]".join(
+    f"{species}||||{moves}|||||||"
+    for species, moves in (
+        ("Tauros", "bodyslam,hyperbeam,earthquake,blizzard"),
+        ("Chansey", "icebeam,thunderwave,thunderbolt,softboiled"),
+        ("Snorlax", "bodyslam,reflect,rest,icebeam"),
+        ("Zapdos", "thunderbolt,drillpeck,thunderwave,agility"),
+    )
+)
 
 
 def random_choice(request: dict, generator: random.Random) -> str:
@@ -317,8 +324,28 @@ def test_given_teams_are_played():
     with Simulator("gen1ou") as simulator:
         simulator.start(1, (TEAM, TEAM))
         messages, _ = simulator.receive()
-    names = [one["details"] for one in messages[0].request["side"]["pokemon"]]
-    assert [name.split(",")[0] for name in names] == ["Tauros", "Chansey", "Snorlax", "Rhydon"]
+    team = messages[0].request["side"]["pokemon"]
+    assert [one["details"].split(",")[0] for one in team] == ["Tauros", "Chansey", "Snorlax", "Zapdos"]
+
+
+def test_given_teams_are_completed_as_on_the_server():
+    """Gen 1 has no abilities, and who names no EVs has all of them."""
+    with Simulator("gen1ou") as simulator:
+        simulator.start(1, (TEAM, TEAM))
+        messages, _ = simulator.receive()
+    tauros, *_, zapdos = messages[0].request["side"]["pokemon"]
+    assert (tauros["condition"], zapdos["condition"]) == ("353/353", "383/383")
+    assert tauros["stats"]["spe"] == 318
+    assert tauros["baseAbility"] == zapdos["baseAbility"] == "noability"
+    assert not any(word in line for line in messages[0].lines for word in ("Intimidate", "Pressure"))
+
+
+def test_illegal_team_ends_its_battle_with_the_problems():
+    with Simulator("gen1ou") as simulator:
+        simulator.start(1, (TEAM, TEAM.replace("softboiled", "spore")))
+        _, (end,) = simulator.receive()
+    assert end.reason == "error"
+    assert "illegal team in gen1ou: Chansey can't learn Spore" in end.error
 
 
 def test_broken_team_ends_its_battle_only():
@@ -332,9 +359,11 @@ def test_broken_team_ends_its_battle_only():
 
 
 def test_validator_names_the_problems():
-    legal, illegal, nonsense = validate_teams("gen1ou", [TEAM, TEAM.replace("blizzard", "spore"), "nonsense"])
+    legal, illegal, nonsense = validate_teams(
+        "gen1ou", [TEAM, TEAM.replace("softboiled", "spore"), "nonsense"]
+    )
     assert illegal and any("Spore" in problem for problem in illegal)
     assert nonsense == ["it is not in Showdown's packed format"]
-    assert legal == [] or all("can't learn" in problem for problem in legal)
+    assert legal == []
     with pytest.raises(CleanPokeError, match="unknown format 'gen1oo': did you mean gen1ou"):
         validate_team("gen1oo", TEAM)

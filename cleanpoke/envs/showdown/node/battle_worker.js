@@ -10,12 +10,13 @@
 "use strict";
 
 const fs = require("fs");
-const { Battle, Dex, PRNG, Teams } = require("pokemon-showdown");
+const { Battle, Dex, TeamValidator, Teams } = require("pokemon-showdown");
 
 const options = JSON.parse(process.argv[2]);
 const SIDES = ["p1", "p2"];
 // A player that keeps sending choices which the rules refuse gets the default one: nothing may hang.
 const MAX_ERRORS_PER_DECISION = 3;
+const MAX_COMPLETED_TEAMS = 10000;
 const NEWLINE = 10;
 
 const format = Dex.formats.get(options.format);
@@ -52,6 +53,21 @@ const pool = {
 	},
 };
 
+// A given team as the server would let it play: its validator refuses illegal teams, and completes the sets
+// of legal ones. In Gen 1, for example, it takes away the abilities that unpacking gives, and adds the EVs.
+const completedTeams = new Map();
+function completed(team) {
+	if (!completedTeams.has(team)) {
+		const sets = Teams.unpack(team);
+		if (!sets) throw new Error(`not a team in the packed format: ${team}`);
+		const problems = TeamValidator.get(format).validateTeam(sets);
+		if (problems) throw new Error(`illegal team in ${format.id}: ${problems.join("; ")}`);
+		if (completedTeams.size >= MAX_COMPLETED_TEAMS) completedTeams.clear();
+		completedTeams.set(team, Teams.pack(sets));
+	}
+	return completedTeams.get(team);
+}
+
 class RunningBattle {
 	constructor(id, seed, teams) {
 		this.id = id;
@@ -67,8 +83,8 @@ class RunningBattle {
 		});
 		this.battle.sendUpdates = () => {}; // `report` does its work, once per commit
 		teams.forEach((team, side) => {
-			if (team !== null && !Teams.unpack(team)) throw new Error(`not a team in the packed format: ${team}`);
-			this.battle.setPlayer(SIDES[side], { name: `Player ${side + 1}`, team: team ?? pool.draw(seed, side) });
+			const played = team === null ? pool.draw(seed, side) : completed(team);
+			this.battle.setPlayer(SIDES[side], { name: `Player ${side + 1}`, team: played });
 		});
 		this.report();
 	}
