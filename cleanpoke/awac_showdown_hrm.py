@@ -39,7 +39,7 @@ from cleanpoke.envs.showdown.encoder import (
     SLOT_KINDS,
     VOCABULARY_SIZE,
 )
-from cleanpoke.envs.showdown.players import Key, make_player
+from cleanpoke.envs.showdown.players import Key, PlayerFactory, make_player
 from cleanpoke.envs.showdown.teams import format_id
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import Checkpoint, Run, load_checkpoint, restore_random_state, seed_everything
@@ -1132,6 +1132,25 @@ def make_network_player(
     return NetworkPlayer(network, name, temperature, seed)
 
 
+def player_factory(spec: str, battle_format: str) -> PlayerFactory:
+    """Builder of the player that `spec` names: one of players.make_player, or "checkpoint:PATH" for a trained
+    network, which plays greedily, or with "@1" behind the path samples at that temperature.
+
+    Raises CleanPokeError here, not in a child process, for an unknown name or an unfit checkpoint.
+    """
+    if not spec.startswith("checkpoint:"):
+        make_player(spec, battle_format, seed=0)
+        return functools.partial(make_player, spec, battle_format)
+    name, _, temperature = spec.removeprefix("checkpoint:").partition("@")
+    check_checkpoint(Path(name), battle_format)
+    try:
+        return functools.partial(make_network_player, Path(name), battle_format, float(temperature or 0))
+    except ValueError as error:
+        raise CleanPokeError(
+            f"player {spec!r}: what follows '@' must be a temperature, such as 1.0"
+        ) from error
+
+
 def evaluate(
     args: Args, checkpoint: Path, battles: int, stop: StopSignal
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -1141,7 +1160,7 @@ def evaluate(
         line = Progress(unit=f"battle ({name})")
         results[name] = arena.evaluate(
             functools.partial(make_network_player, checkpoint, args.format, temperature, args.seed),
-            args.opponents,
+            {spec: player_factory(spec, args.format) for spec in args.opponents},
             args.format,
             battles=battles,
             seed=args.seed,
@@ -1207,7 +1226,7 @@ def collect_battles(args: Args) -> None:
         collection.collect(
             args.data_folder,
             args.format,
-            tuple(functools.partial(make_player, player, args.format) for player in args.players),
+            tuple(player_factory(spec, args.format) for spec in args.players),
             battles=args.collect_battles,
             seed=args.seed,
             processes=available_cores(),

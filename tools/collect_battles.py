@@ -9,7 +9,6 @@ it at that temperature (without "@" it plays greedily). A name given twice is dr
 Ctrl-C ends early: battles that are running are finished and everything is kept.
 """
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,8 +17,7 @@ import tyro
 
 from cleanpoke import awac_showdown_hrm
 from cleanpoke.envs.showdown.battle_files import read_folder
-from cleanpoke.envs.showdown.collection import PlayerFactory, Progress, collect
-from cleanpoke.envs.showdown.players import make_player
+from cleanpoke.envs.showdown.collection import Progress, collect
 from cleanpoke.envs.showdown.teams import format_id
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.terminal import Progress as ProgressLine
@@ -52,18 +50,6 @@ class Args:
     """seed of the draw of players, teams and battles"""
 
 
-def player_factory(spec: str, battle_format: str) -> PlayerFactory:
-    """A picklable builder of the player that `spec` names; the name is checked here, not in a child."""
-    if spec.startswith("checkpoint:"):
-        path, _, temperature = spec.removeprefix("checkpoint:").partition("@")
-        awac_showdown_hrm.check_checkpoint(Path(path), battle_format)
-        return functools.partial(
-            awac_showdown_hrm.make_network_player, Path(path), battle_format, float(temperature or 0.0)
-        )
-    make_player(spec, battle_format, seed=0)
-    return functools.partial(make_player, spec, battle_format)
-
-
 def main(args: Args) -> None:
     battle_format = format_id(args.gen, args.tier)
     folder = args.data_dir or Path("expert_data") / battle_format
@@ -71,7 +57,7 @@ def main(args: Args) -> None:
         raise CleanPokeError("--battles and --processes must be at least 1")
     if not args.append and folder.exists() and any(folder.glob("shard_*")):
         raise CleanPokeError(f"{folder} already holds battles: add --append, or choose another --data-dir")
-    factories = tuple(player_factory(spec, battle_format) for spec in args.players)
+    factories = tuple(awac_showdown_hrm.player_factory(spec, battle_format) for spec in args.players)
     line = ProgressLine(unit="battle")
 
     def show(progress: Progress) -> None:

@@ -25,7 +25,7 @@ from cleanpoke.envs.showdown.encoder import (
     generation_of,
     health_sum,
 )
-from cleanpoke.envs.showdown.players import Key, Player, make_player
+from cleanpoke.envs.showdown.players import Key, Player, PlayerFactory
 from cleanpoke.envs.showdown.simulator import Message, Simulator
 from cleanpoke.envs.showdown.teams import load_teams
 from cleanpoke.envs.showdown.tracker import BattleTracker, Side
@@ -317,7 +317,7 @@ class EvaluationShare:
     """What one process plays of an evaluation: pairs of battles with the same teams and swapped seats."""
 
     make_agent: Callable[[], Player]
-    opponents: tuple[str, ...]
+    opponents: dict[str, PlayerFactory]
     battle_format: str
     pairs: range
     split: str
@@ -331,8 +331,8 @@ def _evaluate_share(
     agent = share.make_agent()
     encoder = Encoder(share.battle_format)
     with Simulator(share.battle_format, seed=share.seed) as simulator:
-        for opponent_index, spec in enumerate(share.opponents):
-            opponent = make_player(spec, share.battle_format, share.seed)
+        for opponent_index, (spec, make_opponent) in enumerate(share.opponents.items()):
+            opponent = make_opponent(share.seed)
             matches = _paired_matches(share, agent, opponent, opponent_index)
             for result in play(simulator, matches, encoder, concurrent=share.concurrent):
                 if stopped():
@@ -369,7 +369,7 @@ def _paired_matches(
 
 def evaluate(
     make_agent: Callable[[], Player],
-    opponents: Iterable[str],
+    opponents: dict[str, PlayerFactory],
     battle_format: str,
     *,
     battles: int,
@@ -382,11 +382,10 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Plays `battles` (rounded up to pairs) against each opponent and returns a row per opponent.
 
-    make_agent: picklable, builds the agent in each process. A pair is one seed and two teams played twice
-    with the seats swapped, so each side gets both teams. Row: battles, wins, ties, cut_off (turn limit or
-    failure; counted as not won), win_rate, low, high (Wilson 95%), mean_turns.
+    make_agent, opponents (by name): picklable, each process builds its own. A pair is one seed and two teams
+    played twice with the seats swapped, so each side gets both. Row: battles, wins, ties, cut_off (turn
+    limit or failure; counted as not won), win_rate, low, high (Wilson 95%), mean_turns.
     """
-    opponents = tuple(opponents)
     pairs = math.ceil(battles / 2)
     shares = [
         EvaluationShare(

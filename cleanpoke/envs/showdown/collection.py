@@ -9,12 +9,9 @@ from pathlib import Path
 from cleanpoke.envs.showdown.arena import DEFAULT_CONCURRENT_BATTLES, Match, in_processes, play
 from cleanpoke.envs.showdown.battle_files import ShardWriter, folder_lock
 from cleanpoke.envs.showdown.encoder import Encoder
-from cleanpoke.envs.showdown.players import Player
+from cleanpoke.envs.showdown.players import PlayerFactory
 from cleanpoke.envs.showdown.simulator import Simulator
 from cleanpoke.envs.showdown.teams import load_teams
-
-PlayerFactory = Callable[[int], Player]
-"""Builds a player from a seed; picklable, since each process builds its own."""
 
 BATTLES_PER_PROCESS = 1_000_000
 """Room for battle ids of one process in one run."""

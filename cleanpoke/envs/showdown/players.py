@@ -7,6 +7,7 @@ Showdown's own language, with choice strings. One call answers for all battles i
 import difflib
 import logging
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from poke_env.battle.battle import Battle
@@ -45,6 +46,10 @@ class Player(Protocol):
 
     def finish(self, key: Key) -> None:
         """The battle is over: forget what belongs to this seat."""
+
+
+PlayerFactory = Callable[[int], Player]
+"""Builds a player from a seed; picklable, since each process builds its own."""
 
 
 class RandomLegalPlayer:
