@@ -1,0 +1,142 @@
+"""What offline training on self-collected battles reaches, seed by seed.
+
+    python benchmark/showdown_offline.py                      # everything; hours on two cores
+    python benchmark/showdown_offline.py --stages gen1 --seeds 1
+
+Stages: gen1 (the main command, collection included, from an empty folder), bc (the same data, cloned without
+weights), duel (gen1's checkpoint against bc's and against the players that collected the data), gen9 (random
+battles), transformer (the control on gen1's data for the same time). Each run is the script itself in its own
+process. Nothing is averaged away: every seed has its row. The last line printed is one JSON object.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from cleanpoke.awac_showdown_hrm import Args as ScriptArgs
+from cleanpoke.awac_showdown_hrm import evaluate
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.run import checkpoints_in
+from cleanpoke.terminal import StopSignal
+
+SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "awac_showdown_hrm.py"
+MINUTES_BAR = 20.0
+BARS = {
+    "gen1": {"random": 0.98, "max_base_power": 0.85, "simple_heuristics": 0.55},
+    "gen9": {"random": 0.95, "max_base_power": 0.75, "simple_heuristics": 0.45},
+}
+QUICK = ("--collect-minutes", "0.2", "--max-minutes", "0.3", "--preset", "tiny", "--eval-battles", "10")
+
+
+@dataclass
+class Args:
+    seeds: int = 3
+    """runs of each stage, with seeds 1, 2, …"""
+    stages: tuple[str, ...] = ("gen1", "bc", "duel", "gen9", "transformer")
+    """which stages to run; bc, duel and transformer use what gen1 left in the folder"""
+    folder: Path = Path("runs/benchmark_offline")
+    """where data and runs go; finished runs in it are not repeated"""
+    duel_battles: int = 500
+    """battles against each opponent in the duel stage"""
+    quick: bool = False
+    """one seed of gen1, bc and duel with a tiny network and a minute of everything"""
+    check: bool = False
+    """exit with status 1 below the bars"""
+
+
+@dataclass(slots=True)
+class Finished:
+    """One run of the script."""
+
+    folder: Path
+    minutes: float
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return checkpoints_in(self.folder)[-1]
+
+
+def run_script(folder: Path, options: list[str]) -> Finished:
+    """Runs the script unless `folder` holds a finished run of it; its output goes to the terminal."""
+    record = folder / "finished.json"
+    if not record.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(SCRIPT), *options]
+        print("$ python cleanpoke/awac_showdown_hrm.py " + " ".join(options), flush=True)
+        started = time.perf_counter()
+        done = subprocess.run([*command, "--runs", str(folder)])
+        minutes = (time.perf_counter() - started) / 60
+        if done.returncode != 0:
+            raise CleanPokeError(f"the script ended with status {done.returncode}; its output is above")
+        run_folder = max(folder.glob("awac_showdown_hrm__*"), key=lambda path: path.stat().st_mtime)
+        record.write_text(json.dumps({"folder": run_folder.name, "minutes": minutes}))
+    content = json.loads(record.read_text())
+    run_folder = folder / content["folder"]
+    evaluation = json.loads((run_folder / "evaluation.json").read_text())
+    return Finished(run_folder, content["minutes"], evaluation)
+
+
+def print_row(stage: str, seed: int, opponent: str, row: dict[str, float], note: str = "") -> None:
+    interval = f"{row['low']:.1%} - {row['high']:.1%}"
+    counts = f"{row['wins']:.0f} of {row['battles']:.0f}, {row['ties']:.0f} ties"
+    print(
+        f"{stage:12} {seed:4d}  {opponent:34} {row['win_rate']:6.1%}  ({interval}; {counts}) {note}",
+        flush=True,
+    )
+
+
+def main(args: Args) -> None:
+    stages = ("gen1", "bc", "duel") if args.quick else args.stages
+    seeds = range(1, 2 if args.quick else args.seeds + 1)
+    duel_battles = 20 if args.quick else args.duel_battles
+    if args.quick:
+        args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
+    extra = list(QUICK) if args.quick else []
+    passed, results = True, []
+    for seed in seeds:
+        data = args.folder / f"data_gen1_{seed}"
+        on_data = ["--gen", "1", "--seed", str(seed), "--data", str(data), *extra]
+        variants = {
+            "gen1": on_data,
+            "bc": [*on_data, "--adv-filter", "bc"],
+            "gen9": ["--gen", "9", "--tier", "randombattle", "--seed", str(seed), *extra]
+            + ["--data", str(args.folder / f"data_gen9_{seed}")],
+            "transformer": [*on_data, "--traj-encoder", "transformer"],
+        }
+        finished = {}
+        for stage, options in variants.items():
+            if stage not in stages:
+                continue
+            done = finished[stage] = run_script(args.folder / f"{stage}_{seed}", options)
+            for opponent, row in done.evaluation["greedy"].items():
+                bar = BARS.get(stage, {}).get(opponent, 0.0)
+                passed &= row["win_rate"] >= bar
+                results.append({"stage": stage, "seed": seed, "opponent": opponent, **row})
+                print_row(stage, seed, opponent, row, f"bar {bar:.0%}" if bar else "")
+            print(f"{stage:12} {seed:4d}  {done.minutes:.1f} minutes in all", flush=True)
+            passed &= stage != "gen1" or done.minutes <= MINUTES_BAR
+        if "duel" in stages and {"gen1", "bc"} <= set(finished):
+            players = dict.fromkeys((*ScriptArgs.players, f"checkpoint:{finished['bc'].checkpoint}"))
+            duel = ScriptArgs(seed=seed, opponents=tuple(players))
+            with StopSignal() as stop:
+                rows = evaluate(duel, finished["gen1"].checkpoint, duel_battles, stop)["greedy"]
+            for opponent, row in rows.items():
+                name = "bc of the same data" if opponent.startswith("checkpoint:") else opponent
+                passed &= row["low"] > 0.5
+                results.append({"stage": "duel", "seed": seed, "opponent": name, **row})
+                print_row("duel", seed, name, row, "bar: interval above 50%")
+    print(json.dumps({"benchmark": "showdown_offline", "passed": bool(passed), "results": results}))
+    if args.check and not passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Args))
