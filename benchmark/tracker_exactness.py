@@ -32,6 +32,7 @@ from cleanpoke.envs.showdown.tracker import BattleTracker, Pokemon, Side
 FORMATS = ("gen1ou", "gen1randombattle", "gen9ou", "gen9randombattle")
 CONCURRENT_BATTLES = 16
 TIMED_MESSAGES = 2_000
+MAX_KINDS_SHOWN = 40
 BAR = 0.999
 """Every category must agree at least this often, unless BARS names a lower bar and says why."""
 BARS: dict[str, float] = {}
@@ -40,6 +41,26 @@ BARS: dict[str, float] = {}
 NOT_VOLATILES = ("fallen", "slowstart", "autotomize")
 # Rules of a format that the simulator keeps among its pseudo-weathers.
 RULES = {"sleepclausemod", "freezeclausemod"}
+# What no player can know. Disagreements for these reasons are counted apart.
+ILLUSION = "an Illusion that left unbroken is taken for the Pokémon it looked like"
+REGENERATOR = "Regenerator (also a copied one) heals unseen while leaving"
+# Why some disagreements are left, by category.
+REASONS = {
+    "own types": "Roost takes the Flying type off until the end of the turn; the volatile tells",
+    "opponent types": "Roost takes the Flying type off until the end of the turn; the volatile tells",
+    "own volatiles": "Gen 1: a trap whose last turn a knock-out cut short",
+    "opponent volatiles": "Gen 1: a trap whose last turn a knock-out cut short",
+    "opponent moves seen": "Gen-1 desync: the simulator pays from another slot than it shows",
+    "opponent pp": "paid from another slot than is shown (Gen-1 desync) or from an unnamed one (Z-Moves)",
+}
+POKE_ENV_REASONS = {
+    "own active species": "poke-env keeps the species under a Transform or a battle-only forme",
+    "opponent active species": "poke-env keeps the species under a Transform or a battle-only forme",
+    "own active boosts": "poke-env keeps the boosts of a Pokémon that fainted or passed them on",
+    "opponent active boosts": "poke-env keeps the boosts of a Pokémon that fainted or passed them on",
+    "opponent active status": "poke-env loses the status of a Pokémon whose Illusion breaks",
+    "legal moves": 'Gen 1\'s "Fight" pseudo-move, which poke-env is given as the first move',
+}
 # Volatiles of the simulator that no player is told about; they are its bookkeeping, not the battle's state.
 HIDDEN_VOLATILES = {
     "stall": "success counter of Protect and its kind",
@@ -54,6 +75,8 @@ HIDDEN_VOLATILES = {
     "iceball": "power counter",
     "furycutter": "power counter",
     "substitutebroken": "ends in the turn in which it begins",
+    "counter": "ends in the turn in which it begins",
+    "mirrorcoat": "ends in the turn in which it begins",
     "gem": "ends with the move that uses it up",
     "trapper": "the other end of the opponent's `trapped`",
     "chillyreception": "ends with the switch that it causes",
@@ -84,7 +107,7 @@ class Report:
 
     checks: Counter = field(default_factory=Counter)
     unknowable: Counter = field(default_factory=Counter)
-    """Disagreements by (category, reason) that no player could avoid: see `reason_why_unknowable`."""
+    """Disagreements by (category, reason) that no player could avoid: see ILLUSION and REGENERATOR."""
     wrong: Counter = field(default_factory=Counter)
     kinds: Counter = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -210,7 +233,11 @@ def compare_opponent(report: Report, pokemon: Pokemon, truth: dict, where: str) 
     condition = truth["shared"].split(" ")[0].rstrip("gyr")
     known = "0" if pokemon.fainted else f"{pokemon.hp}/{pokemon.max_hp}"
     where_hp = "bench" if not truth["active"] else "active"
+    reason = report.reason
+    if not truth["active"] and truth["base_ability"] in ("regenerator", "trace", "imposter"):
+        report.reason = reason or REGENERATOR
     report.compare("opponent hp", known, condition, f"{where_hp} {truth['ability']}", where)
+    report.reason = reason
     compare_common(report, "opponent", pokemon, truth, where)
     if pokemon.item is not None:
         report.compare("opponent item", pokemon.item, truth["item"], truth["item"] or "none", where)
@@ -241,11 +268,30 @@ def compare_conditions(report: Report, who: str, side: Side, truth: dict, where:
             report.disagree(f"{who} side conditions", name, example)
 
 
-def compare(report: Report, tracker: BattleTracker, message: Message, impostors: set[str]) -> None:
-    """Compares all that one tracker knows with the truth at one decision.
+@dataclass(slots=True)
+class Illusions:
+    """What the Illusions of one's opponent hide. A broken one shows itself; about one that left unbroken, its
+    player never learns whom he saw."""
 
-    impostors: names of the opponent's Pokémon that were part of an Illusion so far; extended here.
-    """
+    up: frozenset[str] = frozenset()
+    """Names of the disguised Pokémon now on the field and of the one it looks like."""
+    left_unbroken: set[str] = field(default_factory=set)
+
+    def observe(self, message: Message) -> None:
+        side = 1 - message.side
+        if any(line.startswith(f"|replace|p{side + 1}") for line in message.lines):
+            self.up = frozenset()
+        now = frozenset[str]()
+        for one in message.truth["sides"][side]["pokemon"]:
+            if one["active"] and one["illusion"]:
+                now = frozenset((one["name"], one["illusion"]))
+        if self.up != now:
+            self.left_unbroken |= self.up
+        self.up = now
+
+
+def compare(report: Report, tracker: BattleTracker, message: Message, illusions: Illusions) -> None:
+    """Compares all that one tracker knows with the truth at one decision."""
     truth = message.truth
     where = f"battle {message.battle} side {message.side} turn {truth['turn']}"
     own, opponent = truth["sides"][message.side], truth["sides"][1 - message.side]
@@ -267,24 +313,12 @@ def compare(report: Report, tracker: BattleTracker, message: Message, impostors:
     active = next(one for one in opponent["pokemon"] if one["active"])
     believed = disguised["illusion"] if disguised else active["name"]
     report.compare("opponent active", tracker.opponent.active.name, believed, "", where)
-    if disguised:
-        impostors |= {disguised["name"], disguised["illusion"]}
     for pokemon in tracker.opponent.team:
-        if not pokemon.revealed or (disguised and pokemon.name in (disguised["name"], disguised["illusion"])):
-            continue
-        true = by_name[pokemon.name]
-        report.reason = reason_why_unknowable(pokemon, true, impostors)
-        compare_opponent(report, pokemon, true, f"{where} {pokemon.species}")
-        report.reason = ""
-
-
-def reason_why_unknowable(pokemon: Pokemon, truth: dict, impostors: set[str]) -> str:
-    """Why a player may be wrong about this Pokémon of the opponent's; "" when there is no excuse."""
-    if pokemon.name in impostors:
-        return "an Illusion that left unbroken is taken for the Pokémon it looked like"
-    if not truth["active"] and truth["base_ability"] in ("regenerator", "trace"):
-        return "Regenerator (also a traced one) heals unseen while leaving"
-    return ""
+        if pokemon.revealed and pokemon.name not in illusions.up:
+            fooled = pokemon.name in illusions.left_unbroken
+            report.reason = ILLUSION if fooled else ""
+            compare_opponent(report, pokemon, by_name[pokemon.name], f"{where} {pokemon.species}")
+    report.reason = ""
 
 
 def poke_env_facts(battle: Battle) -> dict[str, object]:
@@ -388,7 +422,7 @@ def play(battle_format: str, battles: int, seed: int) -> Report:
     else:
         teams = [team.packed for team in load_teams(battle_format)]
     trackers: dict[tuple[int, int], BattleTracker] = {}
-    impostors: dict[tuple[int, int], set[str]] = {}
+    illusions: dict[tuple[int, int], Illusions] = {}
     poke_env = PokeEnvPlayer(RandomPlayer, battle_format, "poke-env")
     sample: list[tuple[tuple[int, int], list[str], dict | None]] = []
     with Simulator(battle_format, seed=seed, with_truth=True, turn_limit=500) as simulator:
@@ -411,8 +445,10 @@ def play(battle_format: str, battles: int, seed: int) -> Report:
                     sample.append((key, message.lines, message.request))
                 if with_poke_env:
                     poke_env.observe(key, message)
+                illusion = illusions.setdefault(key, Illusions())
+                illusion.observe(message)
                 if message.needs_choice:
-                    compare(report, tracker, message, impostors.setdefault(key, set()))
+                    compare(report, tracker, message, illusion)
                     if with_poke_env:
                         compare_poke_env(report, tracker, poke_env.battles[key], message)
                     legal = tracker.legal_actions()
@@ -423,7 +459,7 @@ def play(battle_format: str, battles: int, seed: int) -> Report:
                 for side in (0, 1):
                     key = end.battle, side
                     report.unknown_lines += trackers.pop(key).unknown_lines
-                    impostors.pop(key, None)
+                    illusions.pop(key)
                     poke_env.finish(key)
                 if started < battles:
                     start(started)
@@ -460,8 +496,10 @@ def show(battle_format: str, report: Report) -> bool:
         print(f"{category:28} {checks:9d} {wrong:7d} {unknowable:10d} {agreement:10.4%}   {bar:.1%}{flag}")
     for (category, reason), count in report.unknowable.most_common():
         print(f"  {count:6d} {category}: {reason}")
-    for (category, kind), count in report.kinds.most_common(40):
+    for (category, kind), count in report.kinds.most_common(MAX_KINDS_SHOWN):
         print(f"  {count:6d} {category}: {kind}   e.g. {report.examples[category, kind]}")
+        if category in REASONS:
+            print(f"         {REASONS[category]}")
     if report.unknown_lines:
         print(f"  unknown lines: {dict(report.unknown_lines)}")
     print(f"  {report.microseconds_per_line:.1f} microseconds per line")
@@ -469,6 +507,8 @@ def show(battle_format: str, report: Report) -> bool:
     for fact in dict.fromkeys(name for name, _ in report.poke_env):
         verdicts = {verdict: count for (name, verdict), count in report.poke_env.items() if name == fact}
         print(f"  {fact:24} {verdicts}")
+        if verdicts.keys() - {"same"}:
+            print(f"         {POKE_ENV_REASONS.get(fact, 'reason unknown')}")
         for verdict in verdicts.keys() - {"same"}:
             print(f"         {verdict}, e.g. {report.poke_env_examples[fact, verdict]}")
     return passed

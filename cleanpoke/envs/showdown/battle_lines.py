@@ -48,6 +48,10 @@ SWAPPED_BY_COURT_CHANGE = frozenset(
         *("toxicspikes", "waterpledge"),
     )
 )
+THEFTS = frozenset(("covet", "magician", "pickpocket", "thief"))
+# Berries that restore the PP of one move, and how many.
+PP_BERRIES = {"leppaberry": 10, "mysteryberry": 5}
+MAX_TOXIC_STAGE = 15
 MAX_LAYERS = {"spikes": 3, "toxicspikes": 2}
 # `-start` effects that count up or down; the newest replaces the others of its kind.
 COUNTED_VOLATILE = re.compile(
@@ -106,7 +110,8 @@ class LineReader:
         self._single_turn: list[tuple[dict, str]] = []
         self._wraps = [0, 0]  # consecutive turns of each side's trapping move, Gen 1
         self._unconfirmed: tuple[dict, str] | None = None
-        self._selected = ["", ""]  # the move that each side chose last, not one that it called
+        self._selected = ["", ""]  # what each active Pokémon chose last, not the move that it called
+        self._desynced = False
 
     def read(self, lines: Iterable[str]) -> None:
         """Takes lines in order; kinds that nobody has heard of are counted in `unknown_lines`."""
@@ -212,6 +217,9 @@ class LineReader:
         side.team.append(pokemon)
 
     def _on_turn(self, parts: list[str]) -> None:
+        if self.gen == 1:  # a knock-out ends a Gen-1 turn without `upkeep`
+            for side in self.sides:
+                self._loosen_wrap(side)
         self.turn = int(parts[2])
         self._end_single_turn()
         for side in self.sides:
@@ -223,7 +231,7 @@ class LineReader:
         for side in self.sides:
             active = side.active
             if active is not None and active.status == "tox" and self.gen > 2:
-                active.status_turns += 1
+                active.status_turns = min(active.status_turns + 1, MAX_TOXIC_STAGE)
             if self.gen == 1:
                 self._loosen_wrap(side)
             for effect, turns in (("wish", 1), ("futuremove", 2)):
@@ -266,6 +274,7 @@ class LineReader:
                 boosts = {} if shed else leaving.boosts
             self._leave(number, leaving)
         side.active = pokemon
+        self._selected[number] = ""
         if self.gen >= 5:
             self._disguises[number] = self._belief(pokemon)
         pokemon.revealed = True
@@ -419,7 +428,10 @@ class LineReader:
         pokemon.transformed = True
         pokemon.species = target.species
         if not pokemon.terastallized:
-            pokemon.types = target.types
+            if target.terastallized:  # a Tera type is not copied
+                self._set_types(pokemon)
+            else:
+                pokemon.types = target.types
         pokemon.boosts = dict(target.boosts)
         if self.gen > 2:
             pokemon.ability = target.ability
@@ -484,6 +496,13 @@ class LineReader:
             # Which move they come from is not told; the PP of one's own are in the next request.
             return
         number = int(side is self.sides[1])
+        if self._desynced:
+            # The move is not one of its own; the slot that was chosen last, at first the top one, pays.
+            self._desynced = False
+            chosen = self._selected[number] or (pokemon.moves[0].id if pokemon.moves_known else "")
+            if chosen:
+                self._pay(pokemon, chosen)
+            return
         if not called:
             self._selected[number] = move_id
         if self.gen == 1:
@@ -565,6 +584,11 @@ class LineReader:
         if effect not in holder:
             holder[effect] = begun
             self._unconfirmed = holder, effect
+
+    def _on_hint(self, parts: list[str]) -> None:
+        """Gen 1: a Pokémon that thaws at once repeats what its side chose last, maybe for another one."""
+        if parts[2].startswith("In Gen 1, if both players would see the same"):
+            self._desynced = True
 
     def _end_single_move(self, pokemon: Pokemon) -> None:
         for effect in ("destinybond", "grudge", "glaiverush"):
@@ -784,7 +808,9 @@ class LineReader:
         effect = effect_id(parts[3])
         volatiles = pokemon.volatiles
         if effect == "typechange":
-            self._change_types(pokemon, parts)
+            # One's own Illusion wears the Tera type of the Pokémon that it shows.
+            if pokemon.name == parts[2][5:] or "[silent]" not in parts:
+                self._change_types(pokemon, parts)
         elif effect == "typeadd":
             pokemon.types = (*pokemon.types, to_id(parts[4]))
         elif effect == "mimic":
@@ -861,6 +887,10 @@ class LineReader:
                 if other is not None:
                     self._learn_ability(other, to_id(parts[-1][10:]))
                     other.ability = effect
+        elif effect in PP_BERRIES and len(parts) > 4:
+            pokemon.item = ""
+            slot = self._slot_of(pokemon, to_id(parts[4]))
+            slot.pp = min(slot.pp + PP_BERRIES[effect], slot.max_pp)
         elif parts[3].startswith("item: "):
             pokemon.item = effect
         elif effect == "skillswap":
@@ -961,7 +991,7 @@ class LineReader:
             elif not parts[4].startswith("["):
                 self._learn_ability(pokemon, to_id(parts[4]))  # the one it had before
             pokemon.ability = ability
-        else:
+        elif not (pokemon.ability or "").startswith("asone"):  # As One announces its two halves as well
             self._learn_ability(pokemon, ability)
 
     def _on_endability(self, parts: list[str]) -> None:
@@ -982,7 +1012,7 @@ class LineReader:
             self._learn_ability(pokemon, to_id(thief))
         else:
             self._note_origin(parts, pokemon)
-        if "[from] move: Thief" in parts or "[from] move: Covet" in parts:
+        if len(parts) > 4 and effect_id(parts[4]) in THEFTS:
             robbed = self._owner(parts, None)
             if robbed is not None:
                 robbed.item = ""
@@ -1032,6 +1062,7 @@ class LineReader:
         "-zpower": _on_gimmick,
         "move": _on_move,
         "cant": _on_cant,
+        "-hint": _on_hint,
         "-prepare": _on_prepare,
         "-anim": _on_anim,
         "-mustrecharge": _on_mustrecharge,
@@ -1078,7 +1109,7 @@ class LineReader:
             *("", "request", "t:", "gametype", "gen", "tier", "rule", "start", "clearpoke"),
             *("teampreview", "rated", "inactive", "inactiveoff", "j", "l", "n", "c", "c:", "raw"),
             *("html", "uhtml", "init", "title", "debug", "error", "bigerror", "message"),
-            *("-message", "-hint", "-crit", "-supereffective", "-resisted", "-notarget", "-ohko"),
+            *("-message", "-crit", "-supereffective", "-resisted", "-notarget", "-ohko"),
             *("-nothing", "-hitcount", "-center", "-combine", "-waiting", "-zbroken"),
             *("-primal", "-candynamax", "-fieldactivate", "updatepoke", "deinit", "noinit"),
             *("expire", "askreg", "join", "leave"),

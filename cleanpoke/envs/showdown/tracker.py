@@ -289,6 +289,11 @@ class BattleTracker(LineReader):
         pokemon.item = entry["item"]
         if not pokemon.moves_known and not pokemon.transformed:
             self._set_own_moves(pokemon, entry["moves"])
+        elif pokemon.transformed and len(pokemon.moves) < len(entry["moves"]):
+            # The request shows all copied moves, of which only some had been seen at the opponent's.
+            known = {slot.id: slot for slot in pokemon.moves}
+            ids = [request_move_id(move) for move in entry["moves"]]
+            pokemon.moves = [known.get(move_id) or MoveSlot(move_id, 5, 5) for move_id in ids]
         if pokemon.base_ability is None:
             ability = entry["baseAbility"]
             pokemon.base_ability = pokemon.ability = "" if self.gen < 3 else ability
