@@ -1102,7 +1102,7 @@ def load_network(path: Path) -> tuple[Network, Checkpoint]:
     Raises CleanPokeError if it is no checkpoint of this script and schema, is untrained, lacks weights or has
     too many, or does not compute what it computed when it was saved.
     """
-    checkpoint = load_checkpoint(path, script=SCRIPT, schema=SCHEMA, needs=STATE_KEYS)
+    checkpoint = load_checkpoint(path, script=SCRIPT, schema=SCHEMA, needs=("slow", "golden_outputs"))
     if checkpoint.step == 0:
         raise CleanPokeError(f"{checkpoint.path} holds an untrained network: give a later checkpoint")
     network = build_network(arguments_of(checkpoint))
