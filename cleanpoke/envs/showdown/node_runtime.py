@@ -1,6 +1,7 @@
 """Where Node and the Pokémon Showdown simulator live on this machine."""
 
 import json
+import re
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +42,13 @@ def showdown_version() -> str:
         ) from error
 
 
+def telling_line(stderr: bytes) -> str:
+    """The line of Node's error output that says most: the error itself, and not the code or stack around it."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    errors = (line for line in lines if re.match(r"(Uncaught )?\w*Error\b", line))
+    return next(errors, lines[-1] if lines else "no message")
+
+
 def run_script(name: str, request: Any = None, *, timeout_seconds: float = 60) -> Any:
     """Runs `node/<name>` once: `request` as JSON on its stdin, the JSON it prints is returned."""
     showdown_version()
@@ -54,7 +62,5 @@ def run_script(name: str, request: Any = None, *, timeout_seconds: float = 60) -
             f"{name} gave no answer within {timeout_seconds:.0f} s: is the machine busy?"
         ) from error
     if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        reason = next((line for line in lines if "Error" in line), lines[-1])
-        raise CleanPokeError(f"{name} failed ({reason.strip()}): run `make clean setup`")
+        raise CleanPokeError(f"{name} failed ({telling_line(done.stderr)}): run `make clean setup`")
     return orjson.loads(done.stdout)

@@ -31,7 +31,13 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary, run_script, showdown_version
+from cleanpoke.envs.showdown.node_runtime import (
+    NODE_FOLDER,
+    node_binary,
+    run_script,
+    showdown_version,
+    telling_line,
+)
 from cleanpoke.errors import CleanPokeError
 
 # A large young generation frees the short-lived objects of a turn more cheaply: 10 to 15% more turns per
@@ -156,11 +162,9 @@ class _Worker:
         return lines, False
 
     def last_words(self) -> str:
-        """The line of its error output that says most."""
+        """What it said last, in one line."""
         self.stderr.seek(0)
-        lines = [line.strip() for line in self.stderr.read().decode(errors="replace").splitlines()]
-        lines = [line for line in lines if line]
-        return next((line for line in lines if "Error" in line), lines[-1] if lines else "no message")
+        return telling_line(self.stderr.read())
 
     def close(self, grace_seconds: float) -> None:
         """Ends the process: it leaves by itself when its input closes, and is killed otherwise."""

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 import pytest
 
+from cleanpoke.envs.showdown import simulator as simulator_module
 from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary
 from cleanpoke.envs.showdown.simulator import Simulator, validate_team, validate_teams
 from cleanpoke.errors import CleanPokeError
@@ -274,6 +275,12 @@ def test_truth_of_the_whole_battle_comes_with_every_message():
         messages, _ = simulator.receive()
         assert all(isinstance(message.truth, dict) for message in messages)
         assert messages[0].truth == messages[1].truth
+
+
+def test_worker_that_cannot_run_is_not_restarted_for_ever(monkeypatch):
+    monkeypatch.setattr(simulator_module, "NODE_OPTIONS", ("--no-such-option",))
+    with pytest.raises(CleanPokeError, match="the simulator keeps failing, .*bad option"):
+        Simulator("gen1randombattle")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's parent-death signal")
