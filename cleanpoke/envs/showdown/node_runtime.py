@@ -43,7 +43,7 @@ def showdown_version() -> str:
 
 
 def telling_line(stderr: bytes) -> str:
-    """The line of Node's error output that says most: the error itself, and not the code or stack around it."""
+    """The line of Node's error output that says most: the error itself, not the code around it."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     errors = (line for line in lines if re.match(r"(Uncaught )?\w*Error\b", line))
     return next(errors, lines[-1] if lines else "no message")
