@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -655,3 +658,28 @@ def test_other_data_is_refused_when_resuming(battle_folder, tmp_path, monkeypatc
     save_checkpoint(checkpoint)
     with pytest.raises(CleanPokeError, match="same data"):
         awac.main(short_run(battle_folder, total_steps=4, resume=folder))
+
+
+def test_the_command_learns_to_beat_random_play(tmp_path):
+    """From nothing, as a user runs it: collects, trains, evaluates. Untrained it wins about half."""
+    command = [sys.executable, str(Path(awac.__file__)), "--gen", "1", "--preset", "tiny", "--seed", "3"]
+    command += ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--players", "tactician"]
+    command += [
+        "--collect-battles",
+        "200",
+        "--total-steps",
+        "150",
+        "--warmup-steps",
+        "20",
+        "--ema-rate",
+        "0.03",
+    ]
+    command += ["--opponents", "random", "--eval-battles", "40"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(awac.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert results["greedy"]["random"]["battles"] == 40
+    assert results["greedy"]["random"]["win_rate"] >= 0.8
+    assert list(folder.glob("events.out.tfevents.*")) and list(folder.glob("checkpoint_*.pt"))
