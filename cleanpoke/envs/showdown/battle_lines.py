@@ -370,39 +370,40 @@ class LineReader:
         side = self.sides[number]
         false, before = side.active, self._disguises[number]
         true = self._find_or_reveal(side, parts[2][5:], parts[3])
+        side.active = true
         if false is None or before is None or true is false:
-            side.active = true
             return
-        used = {slot.id: slot.pp for slot in false.base_moves}
-        true.hp, true.max_hp, true.status, true.status_turns = (
-            (false.hp, false.max_hp, false.status, false.status_turns)
-            if side is not self.own
-            else (true.hp, true.max_hp, true.status, true.status_turns)
-        )
-        true.fainted = true.status == "fnt"
         true.boosts, true.volatiles = false.boosts, false.volatiles
         true.active_turns, true.last_move, true.revealed = false.active_turns, false.last_move, True
-        if side is not self.own:
-            known_pp = dict(before.pp)
-            for move_id, pp in used.items():
-                spent = known_pp.get(move_id, self._new_slot(move_id).pp) - pp
-                if spent or move_id not in known_pp:
-                    self._slot_of(true, move_id).pp -= spent
-            false.base_moves = [slot for slot in false.base_moves if slot.id in known_pp]
-            for slot in false.base_moves:
-                slot.pp = known_pp[slot.id]
-            true.item = false.item
-            false.tera_type = before.tera_type
-        false.terastallized = before.terastallized
+        terastallized, tera_type = false.terastallized, false.tera_type
+        if side is not self.own:  # all else about one's own is in the next request
+            true.hp, true.max_hp = false.hp, false.max_hp
+            true.status, true.status_turns = false.status, false.status_turns
+            true.fainted = true.status == "fnt"
+            if false.item != before.item:
+                true.item = false.item
+            self._give_back_moves(true, false, dict(before.pp))
         false.boosts, false.volatiles, false.active_turns = {}, {}, 0
         false.hp, false.max_hp, false.item = before.hp, before.max_hp, before.item
         false.status, false.status_turns = before.status, before.status_turns
         false.fainted = before.status == "fnt"
         false.revealed, false.last_move = before.revealed, before.last_move
+        false.terastallized, false.tera_type = before.terastallized, before.tera_type
         self._restore(false)
         true.base_ability = true.ability = "illusion"
-        side.active = true
         self._change_forme(true, parts[3])
+        if terastallized:
+            true.terastallized, true.tera_type = True, tera_type
+            self._set_types(true)
+
+    def _give_back_moves(self, true: Pokemon, false: Pokemon, pp_before: dict[str, int]) -> None:
+        """Moves that a disguised Pokémon has used are its own, not those of the one it looked like."""
+        for slot in false.base_moves:
+            spent = pp_before.get(slot.id, slot.max_pp) - slot.pp
+            if spent:
+                self._slot_of(true, slot.id).pp -= spent
+            slot.pp += spent
+        false.base_moves = [slot for slot in false.base_moves if slot.id in pp_before]
 
     def _on_detailschange(self, parts: list[str]) -> None:
         pokemon = self._pokemon(parts[2])
