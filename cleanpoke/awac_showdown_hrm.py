@@ -62,6 +62,9 @@ NUM_REGISTERS = 3
 CPU a softmax over rows of 16 floats takes a twelfth of the time of one over rows of 15."""
 HELD_OUT_BATCHES = 8
 """So many batches of held-out battles are measured."""
+ROWS_MULTIPLE, STEPS_MULTIPLE = 64, 16
+"""Training batches are filled up to multiples of these, so that few shapes occur: oneDNN compiles each matrix
+product for each new shape, which takes longer than the product."""
 POOLED_KIND = "opponent_bench"
 """No action points at the opponent's bench, so its five members share one token."""
 
@@ -99,7 +102,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "tiny": Preset(64, 4, 1, 1, 32, 128, 2, 1, (1, 1), 1, 1e-3),
-    "small": Preset(96, 4, 1, 2, 64, 192, 2, 1, (1, 2), 1, 1e-3),
+    "small": Preset(96, 3, 1, 2, 48, 128, 2, 1, (1, 1), 1, 1e-3),
     "medium": Preset(320, 5, 3, 3, 96, 512, 4, 2, (2, 2), 2, 3e-4),
     "large": Preset(512, 8, 4, 7, 128, 768, 4, 2, (2, 2), 2, 1.5e-4),
     "xlarge": Preset(1152, 16, 4, 6, 192, 1024, 4, 2, (2, 2), 2, 1e-4),
@@ -117,7 +120,7 @@ class Args:
     """Where the run's own folder goes."""
     total_steps: int = 3000
     """Updates."""
-    max_minutes: float = 10.5
+    max_minutes: float = 6.0
     """Training ends after this wall-clock time (without evaluations) if not before. The learning rate falls
     to a tenth towards whichever end comes first; only with "inf" is a resumed run bit-exactly the same."""
     save_every: int = 500
@@ -141,7 +144,7 @@ class Args:
     """Who plays the collected battles, as in tools/collect_battles.py."""
     collect_battles: int = 10_000
     """How many battles to collect at most."""
-    collect_minutes: float = 3.5
+    collect_minutes: float = 3.0
     """How long to collect at most."""
     held_out: float = 0.05
     """Fraction of the battles that is never trained on, only measured."""
@@ -409,7 +412,10 @@ class ChunkMemory(nn.Module):
         mask = (age >= 0) & (age < self.window)  # (T·R, T·R)
 
         def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            return attend(rotate(queries, times), rotate(keys, times), values, mask)
+            # In float32, whose fused kernel is the fast one on CPU: hundreds of tokens, unlike in the core.
+            wide = torch.promote_types(queries.dtype, torch.float32)
+            heads = (part.to(wide) for part in (rotate(queries, times), rotate(keys, times), values))
+            return F.scaled_dot_product_attention(*heads, attn_mask=mask).to(values.dtype)
 
         x = registers.flatten(1, 2)
         for layer in self.layers:
@@ -452,7 +458,7 @@ class Residual(nn.Module):
 
 
 def exactly(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer without autocast: bfloat16 logits would blur advantages of a hundredth."""
+    """The layer without autocast: bfloat16 value logits would blur advantages of a hundredth."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(layer.weight.dtype))
 
@@ -490,8 +496,9 @@ class Heads(nn.Module):
     def logits(self, joint: Tensor, actions: Tensor) -> Tensor:
         """Unmasked policy logits (M, G, A) of each discount's actor."""
         # Pointers alone must tie on identical tokens (two equal moves); `direct` knows the action's place.
-        direct = exactly(self.direct, joint).view(-1, len(GAMMAS), NUM_ACTIONS)
-        return exactly(self.policy, self.actor(actions)).mT + direct
+        direct = self.direct(joint).view(-1, len(GAMMAS), NUM_ACTIONS)
+        logits = self.policy(self.actor(actions)).mT + direct
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def value_logits(self, actions: Tensor) -> Tensor:
         """Critics of the given actions: (…, hidden) to (C, …, G, K)."""
@@ -579,7 +586,10 @@ def build_network(args: Args) -> Network:
 
 
 class Batch(NamedTuple):
-    """M decisions of whole battles, one battle after the other, in order of play."""
+    """M decisions of whole battles, one battle after the other, in order of play; filler rows come last.
+
+    Filler rows teach nothing: no action is known, none is legal. They keep M among few values.
+    """
 
     words: Tensor  # (M, NUM_WORDS) int32
     numbers: Tensor  # (M, NUM_NUMBERS) float16
@@ -593,6 +603,7 @@ class Batch(NamedTuple):
     place: Tensor  # (M,) int64: battle · num_steps + step, in the padded layout
     num_battles: int
     num_steps: int
+    num_decisions: int  # rows without the filler
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(field.to(device) if isinstance(field, Tensor) else field for field in self))
@@ -606,14 +617,40 @@ def reward_weights(reward: str) -> np.ndarray:
     )
 
 
-def make_batch(trajectories: list[dict[str, np.ndarray]], weights: np.ndarray) -> Batch:
-    """Packs trajectories (columns of battle_files.COLUMNS) into one batch."""
+def round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def filler(rows: int) -> dict[str, np.ndarray]:
+    """A trajectory of nobody: cut off, without a known or a legal action."""
+    return {
+        "words": np.zeros((rows, NUM_WORDS), np.uint16),
+        "numbers": np.zeros((rows, NUM_NUMBERS), np.float16),
+        "legal": np.zeros((rows, NUM_ACTIONS), bool),
+        "action": np.full(rows, -1, np.int8),
+        "reward_terms": np.zeros((rows, len(battle_files.REWARD_TERMS)), np.float32),
+        "terminated": np.zeros(rows, bool),
+        "truncated": np.ones(rows, bool),
+    }
+
+
+def make_batch(
+    trajectories: list[dict[str, np.ndarray]],
+    weights: np.ndarray,
+    rows_multiple: int = 1,
+    steps_multiple: int = 1,
+) -> Batch:
+    """Packs trajectories (columns of battle_files.COLUMNS) into one batch, with rows and steps filled up to
+    multiples of these numbers."""
+    lengths = [len(trajectory["action"]) for trajectory in trajectories]
+    num_decisions, num_steps = sum(lengths), round_up(max(lengths), steps_multiple)
+    missing = round_up(num_decisions, rows_multiple) - num_decisions
+    fillers = [min(num_steps, missing - first) for first in range(0, missing, num_steps)]
     columns = {
-        name: np.concatenate([trajectory[name] for trajectory in trajectories])
+        name: np.concatenate([part[name] for part in (*trajectories, *map(filler, fillers))])
         for name in ("words", "numbers", "legal", "action", "reward_terms", "terminated", "truncated")
     }
-    lengths = np.array([len(trajectory["action"]) for trajectory in trajectories])
-    num_steps = int(lengths.max())
+    lengths = np.array(lengths + fillers)
     starts = np.cumsum(lengths) - lengths
     battle = np.repeat(np.arange(len(lengths)), lengths)
     step = np.arange(len(battle)) - starts[battle]
@@ -642,6 +679,7 @@ def make_batch(trajectories: list[dict[str, np.ndarray]], weights: np.ndarray) -
         torch.from_numpy(place),
         len(lengths),
         num_steps,
+        num_decisions,
     )
 
 
@@ -804,10 +842,7 @@ def compute_losses(
 
     with torch.no_grad():
         (slow,) = target(batch, only_last=True)[0]
-        legal = legal_or_all(batch.legal)
-        q = batch.reward.new_zeros(*legal.shape, len(GAMMAS))  # (M, A, G), 0 where illegal
-        q[legal] = expected_value(target.heads.value_logits(slow.actions[legal])).to(q.dtype)
-        q = q.mT  # (M, G, A)
+        q = expected_value(target.heads.value_logits(slow.actions)).mT  # (M, G, A)
         slow_policy = log_policy(target.heads.logits(slow.joint, slow.actions), batch.legal).exp()
         targets = lambda_returns(batch, (slow_policy * q).sum(-1), args.td_lambda)  # (M, G)
         histograms = hl_gauss(targets)  # (M, G, K)
@@ -900,7 +935,7 @@ def diagnostics(losses: Losses, details: dict[str, Any], batch: Batch) -> dict[s
     recorded = F.one_hot(batch.action.clamp_min(0), NUM_ACTIONS).float()
     policy_kinds = masked_mean(action_kinds(log_pi.exp()), choice[:, None])
     data_kinds = masked_mean(action_kinds(recorded), choice[:, None])
-    z, early_z = details["z"].float(), details["early_z"].float()
+    z, early_z = (details[name][: batch.num_decisions].float() for name in ("z", "early_z"))
     early_best = details["early_logits"][:, -1].masked_fill(~legal, -1e9).argmax(-1)
     hits = log_pi.argmax(-1) == batch.action
     return {
@@ -912,7 +947,7 @@ def diagnostics(losses: Losses, details: dict[str, Any], batch: Batch) -> dict[s
         "adv/w_max_frac": float(details["w_max_frac"]),
         "pi/entropy": float(masked_mean(normalized_entropy(log_pi, legal), choice)),
         "pi/accuracy": float(masked_mean(hits.float(), choice)),
-        "pi/illegal_mass": float((logits.softmax(-1) * ~legal).sum(-1).mean()),
+        "pi/illegal_mass": float(masked_mean((logits.softmax(-1) * ~legal).sum(-1), choice)),
         "pi/largest_kind": float(policy_kinds.max()),
         "data/largest_kind": float(data_kinds.max()),
         "td/abs": float(masked_mean(error.abs(), learnable)),
@@ -921,7 +956,7 @@ def diagnostics(losses: Losses, details: dict[str, Any], batch: Batch) -> dict[s
         "q/target_mean": float(masked_mean(target, learnable)),
         "q/overest": float(masked_mean(q_taken - batch.returns.nan_to_num(), has_return)),
         "hrm/resid": ratio((z - early_z)[:, :NUM_TOKENS].norm(), early_z[:, :NUM_TOKENS].norm()),
-        "hrm/eff_rank": float(effective_rank(details["registers"].flatten(1)[:512])),
+        "hrm/eff_rank": float(effective_rank(details["registers"][: batch.num_decisions].flatten(1)[:512])),
         "hrm/argmax_flips": float(masked_mean((early_best != log_pi.argmax(-1)).float(), choice)),
     }
 
@@ -1274,7 +1309,8 @@ def main(args: Args) -> None:
     weights = reward_weights(args.reward)
 
     def load_batch(indices: np.ndarray) -> Batch:
-        return make_batch([battles.decisions(index) for index in indices], weights).to(device)
+        chosen = [battles.decisions(index) for index in indices]
+        return make_batch(chosen, weights, ROWS_MULTIPLE, STEPS_MULTIPLE).to(device)
 
     held_out_batches: list[Batch] = []
     if len(held_out_indices):
@@ -1346,7 +1382,7 @@ def main(args: Args) -> None:
             with torch.no_grad():
                 torch._foreach_lerp_(list(slow.parameters()), list(network.parameters()), args.ema_rate)
             # All processes must stop together, though the signal or the clock may reach one of them first.
-            own = [losses.total, *(len(batch.action), time.monotonic() - began, float(bool(stop)))]
+            own = [losses.total, *(batch.num_decisions, time.monotonic() - began, float(bool(stop)))]
             sums = global_sums(*(torch.as_tensor(value, device=device) for value in own))
             total, decisions, update_seconds, stopping = (float(value) for value in sums)
             update_seconds /= place.world
