@@ -106,7 +106,7 @@ def main(args: Args) -> None:
         variants = {
             "gen1": on_data,
             "bc": [*on_data, "--adv-filter", "bc"],
-            "gen9": ["--gen", "9", "--tier", "randombattle", "--seed", str(seed), *extra]
+            "gen9": ["--gen", "9", "--seed", str(seed), *extra]
             + ["--data", str(args.folder / f"data_gen9_{seed}")],
             "transformer": [*on_data, "--traj-encoder", "transformer"],
         }

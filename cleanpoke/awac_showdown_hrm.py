@@ -136,8 +136,8 @@ class Args:
     # World
     gen: int = 1
     """Generation of the games: 1 or 9."""
-    tier: Literal["ou", "randombattle"] = "ou"
-    """ou: teams from the team list; randombattle: generated teams."""
+    tier: Literal["ou", "randombattle"] | None = None
+    """ou: teams from the team list; randombattle: generated ones; default: generated in Gen 9, else ou."""
     data: Path | None = None
     """Folder of battle files; default expert_data/<format>. Battles are collected first if it has none."""
     players: tuple[str, ...] = (*4 * ("tactician:0.2",), "simple_heuristics", "max_base_power")
@@ -1153,7 +1153,7 @@ def load_network(path: Path) -> tuple[Network, Checkpoint]:
 def check_checkpoint(path: Path, battle_format: str) -> None:
     """Raises CleanPokeError unless the checkpoint can play battles of this format."""
     _, checkpoint = load_network(path)
-    trained_for = f"gen{checkpoint.args['gen']}{checkpoint.args['tier']}"
+    trained_for = arguments_of(checkpoint).format
     if battle_format[:4] != trained_for[:4]:
         raise CleanPokeError(
             f"{checkpoint.path} was trained for {trained_for}: it cannot play {battle_format}"

@@ -166,6 +166,25 @@ def test_padding_and_other_battles_change_nothing():
     assert torch.allclose(alone, together[:3], atol=1e-12)
 
 
+def test_filling_a_batch_up_changes_no_gradient():
+    generator = np.random.default_rng(2)
+    battles = [made_up_battle(generator, length) for length in (4, 9)]
+    weights, args = awac.reward_weights("shaped"), awac.Args(maxq_coef=0.1)
+    natural, filled = awac.make_batch(battles, weights), awac.make_batch(battles, weights, 64, 16)
+    assert (len(natural.action), len(filled.action), filled.num_decisions) == (13, 64, 13)
+    assert (natural.num_steps, filled.num_steps) == (9, 16)
+    network = tiny_network(torch.float64)
+    gradients, metrics = [], []
+    for batch in (natural, filled):
+        losses, details = awac.compute_losses(network, network, batch, args)
+        network.zero_grad()
+        losses.total.backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+        metrics.append(awac.diagnostics(losses, details, batch))
+    assert torch.allclose(*gradients, atol=1e-9)
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-4)
+
+
 def test_an_empty_slot_is_silent():
     encoder = awac.TurnEncoder(32, 16)
     assert encoder.words.weight[0].abs().max() == 0

@@ -30,8 +30,8 @@ class Args:
 
     gen: int = 1
     """generation: 1 or 9"""
-    tier: Literal["ou", "randombattle"] = "ou"
-    """ou plays the project's teams, randombattle generated ones"""
+    tier: Literal["ou", "randombattle"] | None = None
+    """ou plays the project's teams, randombattle generated ones; default: generated ones in Gen 9, else ou"""
     battles: int = 2000
     """how many battles to play"""
     players: tuple[str, ...] = awac_showdown_hrm.Args.players

@@ -32,7 +32,7 @@ NUM_ACTIONS = 13
 NUM_MOVES = 4
 NUM_BENCH = 5
 MAX_VOLATILES = 8
-"""Volatiles listed per active Pokémon; more than eight at once did not occur in 2,000 random battles."""
+"""Volatiles listed per active Pokémon: the oldest, should there be more."""
 
 SIDE_CONDITIONS = (
     *("reflect", "lightscreen", "auroraveil", "safeguard", "mist", "tailwind", "luckychant"),

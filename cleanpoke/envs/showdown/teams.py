@@ -51,8 +51,12 @@ def formats() -> tuple[str, ...]:
     return tuple(_FORMATS.values())
 
 
-def format_id(generation: int, tier: str) -> str:
-    """The format of `--gen` and `--tier`: (1, "ou") -> "gen1ou". Raises CleanPokeError for any other pair."""
+def format_id(generation: int, tier: str | None = None) -> str:
+    """The format of `--gen` and `--tier`: (1, "ou") -> "gen1ou". Raises CleanPokeError for any other pair.
+
+    Without a tier: OU in Gen 1, generated teams in Gen 9.
+    """
+    tier = tier or ("ou" if generation == 1 else "randombattle")
     if (generation, tier) in _FORMATS:
         return _FORMATS[generation, tier]
     raise unknown_format(f"gen{generation}{tier}")

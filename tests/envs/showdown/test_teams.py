@@ -57,6 +57,7 @@ def test_random_battle_formats_have_no_teams():
 
 def test_formats_follow_generation_and_tier():
     assert format_id(9, "randombattle") == "gen9randombattle"
+    assert (format_id(1), format_id(9)) == ("gen1ou", "gen9randombattle")
     assert {format_id(1, "ou"), format_id(9, "ou")} < set(formats())
 
 
