@@ -5,8 +5,9 @@
 
 Stages: gen1 (the main command, collection included, from an empty folder), bc (the same data, cloned without
 weights), duel (gen1's checkpoint against bc's and against the players that collected the data), gen9 (random
-battles), transformer (the control on gen1's data for the same time). Each run is the script itself in its own
-process. Nothing is averaged away: every seed has its row. The last line printed is one JSON object.
+battles), transformer (the control) and binary (reward for the outcome alone), both on gen1's data for the
+same time. Each run is the script itself in its own process. Nothing is averaged away: every seed has its
+row. The last line printed is one JSON object.
 """
 
 import json
@@ -38,8 +39,8 @@ QUICK = ("--collect-minutes", "0.2", "--max-minutes", "0.3", "--preset", "tiny",
 class Args:
     seeds: int = 3
     """runs of each stage, with seeds 1, 2, …"""
-    stages: tuple[str, ...] = ("gen1", "bc", "duel", "gen9", "transformer")
-    """which stages to run; bc, duel and transformer use what gen1 left in the folder"""
+    stages: tuple[str, ...] = ("gen1", "bc", "duel", "gen9", "transformer", "binary")
+    """which stages to run; bc, duel, transformer and binary use what gen1 left in the folder"""
     folder: Path = Path("runs/benchmark_offline")
     """where data and runs go; finished runs in it are not repeated"""
     duel_battles: int = 500
@@ -109,6 +110,7 @@ def main(args: Args) -> None:
             "gen9": ["--gen", "9", "--seed", str(seed), *extra]
             + ["--data", str(args.folder / f"data_gen9_{seed}")],
             "transformer": [*on_data, "--traj-encoder", "transformer"],
+            "binary": [*on_data, "--reward", "binary"],
         }
         finished = {}
         for stage, options in variants.items():
@@ -126,7 +128,8 @@ def main(args: Args) -> None:
             players = dict.fromkeys((*ScriptArgs.players, f"checkpoint:{finished['bc'].checkpoint}"))
             duel = ScriptArgs(seed=seed, opponents=tuple(players))
             with StopSignal() as stop:
-                rows = evaluate(duel, finished["gen1"].checkpoint, duel_battles, stop)["greedy"]
+                checkpoint, greedy = finished["gen1"].checkpoint, (("greedy", 0.0),)
+                rows = evaluate(duel, checkpoint, duel_battles, stop, greedy)["greedy"]
             for opponent, row in rows.items():
                 name = "bc of the same data" if opponent.startswith("checkpoint:") else opponent
                 passed &= row["low"] > 0.5

@@ -1190,11 +1190,15 @@ def player_factory(spec: str, battle_format: str) -> PlayerFactory:
 
 
 def evaluate(
-    args: Args, checkpoint: Path, battles: int, stop: StopSignal
+    args: Args,
+    checkpoint: Path,
+    battles: int,
+    stop: StopSignal,
+    temperatures: tuple[tuple[str, float], ...] = (("greedy", 0.0), ("sampled", 1.0)),
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Win rates on held-out teams: {"greedy" | "sampled": {opponent: row of arena.evaluate}}."""
     results = {}
-    for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+    for name, temperature in temperatures:
         line = Progress(unit=f"battle ({name})")
         results[name] = arena.evaluate(
             functools.partial(make_network_player, checkpoint, args.format, temperature, args.seed),
