@@ -43,7 +43,7 @@ class Args:
     """which stages to run; bc, duel, transformer and binary use what gen1 left in the folder"""
     folder: Path = Path("runs/benchmark_offline")
     """where data and runs go; finished runs in it are not repeated"""
-    duel_battles: int = 500
+    duel_battles: int = 1000
     """battles against each opponent in the duel stage"""
     quick: bool = False
     """one seed of gen1, bc and duel with a tiny network and a minute of everything"""
