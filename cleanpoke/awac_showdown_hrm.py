@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, available_cores, global_sums, start, sum_gradients
@@ -42,7 +41,15 @@ from cleanpoke.envs.showdown.encoder import (
 from cleanpoke.envs.showdown.players import Key, PlayerFactory, make_player
 from cleanpoke.envs.showdown.teams import format_id
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.run import Checkpoint, Run, load_checkpoint, restore_random_state, seed_everything
+from cleanpoke.run import (
+    Checkpoint,
+    Run,
+    load_checkpoint,
+    parse_arguments,
+    restore_random_state,
+    saved_arguments,
+    seed_everything,
+)
 from cleanpoke.terminal import Progress, StopSignal
 
 if TYPE_CHECKING:
@@ -1111,15 +1118,6 @@ def golden_outputs(network: Network) -> Tensor:
     return torch.cat(outputs).cpu()
 
 
-def arguments_of(checkpoint: Checkpoint) -> Args:
-    """The arguments of the run that wrote a checkpoint, without those that this version does not know."""
-    known = {field.name for field in dataclasses.fields(Args)}
-    saved = {name: value for name, value in checkpoint.args.items() if name in known}
-    for name in ("data", "resume"):
-        saved[name] = Path(saved[name]) if saved.get(name) else None
-    return Args(**saved)
-
-
 def load_weights(network: Network, weights: dict[str, Tensor], path: Path) -> None:
     """Puts the weights in, all and only those. Raises CleanPokeError if they are of another network."""
     try:
@@ -1140,7 +1138,7 @@ def load_network(path: Path) -> tuple[Network, Checkpoint]:
     checkpoint = load_checkpoint(path, script=SCRIPT, schema=SCHEMA, needs=("slow", "golden_outputs"))
     if checkpoint.step == 0:
         raise CleanPokeError(f"{checkpoint.path} holds an untrained network: give a later checkpoint")
-    network = build_network(arguments_of(checkpoint))
+    network = build_network(saved_arguments(checkpoint, Args))
     load_weights(network, checkpoint.state["slow"], checkpoint.path)
     network.eval().requires_grad_(False)
     if not torch.allclose(golden_outputs(network), checkpoint.state["golden_outputs"], atol=1e-3, rtol=1e-3):
@@ -1153,7 +1151,7 @@ def load_network(path: Path) -> tuple[Network, Checkpoint]:
 def check_checkpoint(path: Path, battle_format: str) -> None:
     """Raises CleanPokeError unless the checkpoint can play battles of this format."""
     _, checkpoint = load_network(path)
-    trained_for = arguments_of(checkpoint).format
+    trained_for = saved_arguments(checkpoint, Args).format
     if battle_format[:4] != trained_for[:4]:
         raise CleanPokeError(
             f"{checkpoint.path} was trained for {trained_for}: it cannot play {battle_format}"
@@ -1425,15 +1423,6 @@ def main(args: Args) -> None:
         torch.distributed.destroy_process_group()
 
 
-def parse_arguments() -> Args:
-    """The command line; with --resume, the checkpoint's arguments take the place of the defaults."""
-    args = tyro.cli(Args, description=__doc__)
-    if args.resume is None:
-        return args
-    saved = arguments_of(load_checkpoint(args.resume, script=SCRIPT))
-    return tyro.cli(Args, description=__doc__, default=saved)
-
-
 if __name__ == "__main__":
     with user_errors():
-        main(parse_arguments())
+        main(parse_arguments(Args, __file__, __doc__))

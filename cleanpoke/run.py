@@ -21,18 +21,22 @@ import os
 import random
 import shutil
 import time
+import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+import tyro
 from torch.utils.tensorboard import SummaryWriter
 
 from cleanpoke.errors import DISK_FULL, CleanPokeError
 from cleanpoke.terminal import Progress
 
 CHECKPOINT_FORMAT = 1
+Arguments = typing.TypeVar("Arguments")
+"""A script's dataclass of arguments."""
 
 
 def seed_everything(seed: int) -> None:
@@ -268,6 +272,29 @@ class Run:
         if self.enabled:
             with atomic_file(self.folder / name) as file:
                 file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def saved_arguments(checkpoint: Checkpoint, kind: type[Arguments]) -> Arguments:
+    """The arguments of the run that wrote a checkpoint, without those that this version does not know."""
+    saved = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in checkpoint.args:
+            value = checkpoint.args[name]
+            is_path = Path in (hint, *typing.get_args(hint))
+            saved[name] = Path(value) if is_path and value is not None else value
+    return kind(**saved)
+
+
+def parse_arguments(kind: type[Arguments], script: str, description: str | None) -> Arguments:
+    """The command line; with --resume, the checkpoint's arguments take the place of the defaults.
+
+    kind: the script's dataclass, with a field `resume`; script: its `__file__`; description: for --help.
+    """
+    args = tyro.cli(kind, description=description)
+    if args.resume is None:
+        return args
+    saved = saved_arguments(load_checkpoint(args.resume, script=Path(script).stem), kind)
+    return tyro.cli(kind, description=description, default=saved)
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from cleanpoke.run import (
     Checkpoint,
     Run,
     load_checkpoint,
+    parse_arguments,
     random_state,
     restore_random_state,
     save_checkpoint,
@@ -285,3 +286,23 @@ with user_errors(), Run("x.py", "env", Args(), seed=0, root={str(tmp_path)!r}) a
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors == "error: the disk is full (while writing): free some space and run again\n"
+
+
+@dataclass
+class SomeArgs:
+    resume: Path | None = None
+    runs: Path = Path("runs")
+    data: Path | None = None
+    rate: float = 0.1
+    steps: int = 10
+
+
+def test_resuming_takes_the_arguments_of_the_run_where_none_are_given(tmp_path, monkeypatch):
+    args = SomeArgs(runs=tmp_path, data=Path("some/folder"), rate=0.5)
+    with Run("script.py", "env", args, seed=1, root=tmp_path) as run:
+        run.save(3, {})
+    monkeypatch.setattr("sys.argv", ["script.py", "--resume", str(run.folder), "--steps", "20"])
+    resumed = parse_arguments(SomeArgs, "script.py", None)
+    assert resumed == SomeArgs(run.folder, tmp_path, Path("some/folder"), 0.5, 20)
+    monkeypatch.setattr("sys.argv", ["script.py", "--steps", "20"])
+    assert parse_arguments(SomeArgs, "script.py", None) == SomeArgs(steps=20)
