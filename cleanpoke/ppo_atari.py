@@ -1,0 +1,575 @@
+"""Learns Atari games from pixels: proximal policy optimisation (PPO, Schulman et al. 2017).
+
+Algorithm and hyperparameters are those of ppo_atari.py in CleanRL (Huang et al. 2022); what differs is the
+speed on a CPU. Games run in the vector environment of ale-py, whose wheel ships them.
+
+    python cleanpoke/ppo_atari.py --env-id ALE/Pong-v5
+
+Axes: T steps of a rollout, N environments, A actions, B rows of a minibatch.
+"""
+
+import os
+
+# Idle OpenMP threads must not spin: they would take the cores from the emulators. Read when torch starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import dataclasses
+import difflib
+import functools
+import math
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import ale_py
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+from torch import Tensor, nn
+
+from cleanpoke.compute import available_cores, multiplies_bfloat16, start
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.run import (
+    Checkpoint,
+    Run,
+    load_checkpoint,
+    parse_arguments,
+    restore_random_state,
+    seed_everything,
+)
+from cleanpoke.terminal import StopSignal
+
+SCRIPT = Path(__file__).stem
+STATE_KEYS = ("agent", "optimizer", "recent_returns")
+SOLVED_AT = {"Pong": 18.0, "Breakout": 400.0, "BeamRider": 4000.0, "Freeway": 30.0, "Boxing": 90.0}
+"""Mean return over the last 100 games from which `charts/solved` is 1; --solved-at overrides it."""
+
+
+@dataclasses.dataclass
+class Args:
+    # Run
+    env_id: str = "ALE/Pong-v5"
+    """Game, any ALE/<Game>-v5."""
+    seed: int = 1
+    """Seed of initialisation, actions, minibatches and games."""
+    resume: Path | None = None
+    """Checkpoint or run folder to continue, with its arguments where you give no others."""
+    init_from: Path | None = None
+    """Checkpoint whose network to start from, as a new run."""
+    runs: Path = Path("runs")
+    """Where the run's own folder goes."""
+    total_timesteps: int = 10_000_000
+    """Decisions over all environments; four frames each."""
+    save_every: int = 512_000
+    """Decisions between checkpoints. All games start anew then (the last values are bootstrapped), so that a
+    resumed run equals an uninterrupted one."""
+    solved_at: float | None = None
+    """Mean return of the last 100 games that counts as solved; default by game."""
+    stop_when_solved: bool = False
+    """End the run as soon as the game is solved."""
+
+    # World
+    num_envs: int = 8
+    """Games played at once."""
+    sticky: float = 0.0
+    """Probability that the game repeats the previous action instead (0.25 in ALE's v5 protocol)."""
+    env_threads: int = 0
+    """Threads that step the games; 0: ale-py chooses."""
+
+    # Algorithm
+    learning_rate: float = 2.5e-4
+    anneal_lr: bool = True
+    """Lower the learning rate linearly to zero."""
+    num_steps: int = 128
+    """Decisions per environment in one rollout."""
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    num_minibatches: int = 4
+    update_epochs: int = 4
+    """Passes over each rollout."""
+    norm_adv: bool = True
+    """Standardise advantages in each minibatch."""
+    clip_coef: float = 0.1
+    """How far a probability ratio may move from 1."""
+    value_loss: Literal["clipped", "mse", "huber"] = "clipped"
+    """clipped: CleanRL's, values may move by clip_coef; mse; huber."""
+    ent_coef: float = 0.01
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    target_kl: float | None = None
+    """End the passes over a rollout early once the policy has moved this far."""
+
+    # Speed, none of it changes the algorithm: benchmark/atari_speed.py
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    bf16: Literal["auto", "on", "off"] = "auto"
+    """Compute in bfloat16 with float32 weights and losses; auto: where the hardware multiplies bfloat16."""
+    blocks: bool = True
+    """Compute the first convolution on 4x4 blocks of pixels."""
+    workers: int = 0
+    """Threads that share a minibatch, one core each; 0: all cores (1 on a GPU)."""
+
+    # Evaluation
+    eval_every: int = 0
+    """Decisions between evaluations; 0: only at the end."""
+    eval_episodes: int = 20
+    """Games per evaluation, greedy and sampled; 0: no evaluation."""
+    eval_sticky: float = 0.0
+    """As --sticky, in evaluations."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def game(self) -> str:
+        return self.env_id.removeprefix("ALE/").rpartition("-v")[0]
+
+    @property
+    def solved_return(self) -> float:
+        return SOLVED_AT.get(self.game, math.inf) if self.solved_at is None else self.solved_at
+
+
+def check(args: Args) -> None:
+    """Raises CleanPokeError for arguments that do not fit together."""
+    for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every"):
+        if getattr(args, name) < 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.batch_size % args.num_minibatches:
+        raise CleanPokeError(
+            f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
+            f"{args.num_minibatches} equal minibatches: change --num-minibatches"
+        )
+    if args.total_timesteps < args.batch_size:
+        raise CleanPokeError(f"--total-timesteps must be at least one rollout, {args.batch_size}")
+
+
+# --- Games ------------------------------------------------------------------------------------------------
+
+
+def rom_name(env_id: str) -> str:
+    """The game file of an environment: "ALE/MsPacman-v5" -> "ms_pacman". Raises CleanPokeError if unknown."""
+    games = {"".join(word.title() for word in rom.split("_")): rom for rom in ale_py.roms.get_all_rom_ids()}
+    name = env_id.removeprefix("ALE/").removesuffix("-v5")
+    if name in games and env_id == f"ALE/{name}-v5":
+        return games[name]
+    near = [f"ALE/{game}-v5" for game in difflib.get_close_matches(name.title(), games, n=3, cutoff=0.3)]
+    raise CleanPokeError(f"unknown game {env_id!r}: did you mean {' or '.join(near or ['ALE/Pong-v5'])}?")
+
+
+def make_envs(env_id: str, num_envs: int, sticky: float, life_loss: bool, threads: int = 0) -> AtariVectorEnv:
+    """Games with the standard preprocessing (Machado et al. 2018): frame skip 4 with the maximum of the last
+    two frames, 84 x 84 grey pixels, stacks of 4, up to 30 no-ops at the start, at most 108,000 frames.
+
+    A finished game starts anew within the same step. life_loss: a lost life reports `terminated` while the
+    game goes on. (ale-py's own episodic_life would restart the whole game.) Rewards are the game's own.
+    """
+    return AtariVectorEnv(
+        rom_name(env_id),
+        num_envs,
+        num_threads=threads,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        repeat_action_probability=sticky,
+        life_loss_info=life_loss,
+        reward_clipping=False,
+    )
+
+
+# --- Network ----------------------------------------------------------------------------------------------
+
+
+def to_blocks(frames: Tensor) -> Tensor:
+    """uint8 (N, 4, 84, 84) to blocks of 4 x 4 pixels in four frames, (N, 21, 21, 64) with channels (4, 4, 4)
+    for frame, row, column."""
+    words = frames.view(torch.int32).view(len(frames), 4, 21, 4, 21)  # four pixels of a row are one word
+    return words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).view(len(frames), 21, 21, 64)
+
+
+def initialized(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Agent(nn.Module):
+    """Actor and critic on one convolutional network (Mnih et al. 2015, "Nature CNN")."""
+
+    def __init__(self, num_actions: int):
+        super().__init__()
+        self.conv1 = initialized(nn.Conv2d(4, 32, 8, stride=4))
+        self.conv2 = initialized(nn.Conv2d(32, 64, 4, stride=2))
+        self.conv3 = initialized(nn.Conv2d(64, 64, 3))
+        self.hidden = initialized(nn.Linear(64 * 7 * 7, 512))
+        self.actor = initialized(nn.Linear(512, num_actions), 0.01)
+        self.critic = initialized(nn.Linear(512, 1), 1.0)
+
+    def weights(self, dtype: torch.dtype, blocks: bool) -> list[Tensor]:
+        """The weights as `act_and_value` takes them.
+
+        Cast once per minibatch. The 8 x 8 convolution with stride 4 equals a 2 x 2 one with stride 1 on
+        blocks of 4 x 4 pixels, which oneDNN computes faster; pixels stay bytes, for /255 is folded in.
+        """
+        conv1 = self.conv1.weight / 255
+        if blocks:
+            conv1 = conv1.view(32, 4, 2, 4, 2, 4).permute(0, 1, 3, 5, 2, 4).reshape(32, 64, 2, 2)
+        heads = torch.cat([self.actor.weight, self.critic.weight])
+        biases = torch.cat([self.actor.bias, self.critic.bias])
+        layers = [
+            conv1,
+            self.conv1.bias,
+            self.conv2.weight,
+            self.conv2.bias,
+            self.conv3.weight,
+            self.conv3.bias,
+        ]
+        layers += [self.hidden.weight, self.hidden.bias, heads, biases]
+        channels_last = torch.channels_last
+        return [
+            w.to(dtype).contiguous(memory_format=channels_last) if w.ndim == 4 else w.to(dtype)
+            for w in layers
+        ]
+
+
+def act_and_value(observations: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Bytes (B, 21, 21, 64) or (B, 4, 84, 84) to log-probabilities (B, A) and values (B,), float32."""
+    conv1, bias1, conv2, bias2, conv3, bias3, hidden, hidden_bias, heads, heads_bias = weights
+    in_blocks = observations.shape[-1] == 64
+    x = observations.to(conv1.dtype)
+    # Blocks lie channels-last in memory; so does everything that follows.
+    x = x.permute(0, 3, 1, 2) if in_blocks else x.contiguous(memory_format=torch.channels_last)
+    x = F.relu(F.conv2d(x, conv1, bias1, stride=1 if in_blocks else 4))  # (B, 32, 20, 20)
+    x = F.relu(F.conv2d(x, conv2, bias2, stride=2))  # (B, 64, 9, 9)
+    x = F.relu(F.conv2d(x, conv3, bias3))  # (B, 64, 7, 7)
+    x = F.relu(F.linear(x.flatten(1), hidden, hidden_bias))  # (B, 512)
+    outputs = F.linear(x, heads, heads_bias).float()  # (B, A + 1)
+    return outputs[:, :-1].log_softmax(1), outputs[:, -1]
+
+
+def sample(log_pi: Tensor) -> Tensor:
+    """Actions (B,) drawn from log-probabilities (B, A): the Gumbel-max trick."""
+    return (log_pi - torch.empty_like(log_pi).exponential_().log_()).argmax(1)
+
+
+# --- Losses -----------------------------------------------------------------------------------------------
+
+
+def generalized_advantages(
+    rewards: np.ndarray, values: np.ndarray, dones: np.ndarray, gamma: float, gae_lambda: float
+) -> np.ndarray:
+    """GAE (Schulman et al. 2016, eq. 16): (T, N).
+
+    rewards, dones (T, N): what followed each decision, where a truncated game's last reward already holds the
+    discounted value of its last state; values (T + 1, N): of each state, and of the one after the rollout.
+    """
+    advantages = np.zeros_like(rewards)
+    advantage = np.zeros_like(rewards[0])
+    for step in reversed(range(len(rewards))):
+        goes_on = 1.0 - dones[step]
+        error = rewards[step] + gamma * goes_on * values[step + 1] - values[step]
+        advantages[step] = advantage = error + gamma * gae_lambda * goes_on * advantage
+    return advantages
+
+
+@dataclasses.dataclass(slots=True)
+class Rows:
+    """Rows of a rollout, one decision each."""
+
+    observations: Tensor  # (B, 21, 21, 64) or (B, 4, 84, 84) uint8
+    actions: Tensor  # (B,) int64
+    log_probabilities: Tensor  # (B,) of these actions when they were taken
+    advantages: Tensor  # (B,)
+    returns: Tensor  # (B,)
+    values: Tensor  # (B,) when the actions were taken
+
+    def take(self, indices: Tensor) -> "Rows":
+        """These rows. Observations are copied as 64-bit words: eight times as fast as byte by byte."""
+        columns = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        words = columns[0].flatten(1).view(torch.int64).index_select(0, indices)
+        observations = words.view(torch.uint8).view(-1, *self.observations.shape[1:])
+        return Rows(observations, *(column.index_select(0, indices) for column in columns[1:]))
+
+
+def ppo_loss(log_pi: Tensor, values: Tensor, rows: Rows, args: Args) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped policy loss (Schulman et al. 2017, eq. 7), value loss and entropy bonus; metrics as tensors.
+
+    log_pi (B, A), values (B,): of the current network; rows.advantages as they shall be used.
+    """
+    log_ratio = log_pi.gather(1, rows.actions[:, None])[:, 0] - rows.log_probabilities
+    ratio = log_ratio.exp()
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = torch.max(-rows.advantages * ratio, -rows.advantages * clipped_ratio).mean()
+    if args.value_loss == "clipped":
+        near = rows.values + (values - rows.values).clamp(-args.clip_coef, args.clip_coef)
+        errors = torch.max((values - rows.returns) ** 2, (near - rows.returns) ** 2)
+        value_loss = 0.5 * errors.mean()
+    elif args.value_loss == "mse":
+        value_loss = 0.5 * F.mse_loss(values, rows.returns)
+    else:
+        value_loss = F.huber_loss(values, rows.returns)
+    entropy = -(log_pi.exp() * log_pi).sum(1).mean()
+    loss = policy_loss - args.ent_coef * entropy + args.vf_coef * value_loss
+    with torch.no_grad():
+        metrics = {
+            "losses/policy": policy_loss.detach(),
+            "losses/value": value_loss.detach(),
+            "losses/entropy": entropy.detach(),
+            "losses/approx_kl": (ratio - 1 - log_ratio).mean(),
+            "losses/clip_fraction": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+        }
+    return loss, metrics
+
+
+def add_gradients(
+    agent: Agent, rows: Rows, args: Args, dtype: torch.dtype, executor: ThreadPoolExecutor | None, parts: int
+) -> dict[str, Tensor]:
+    """Adds the gradient of the loss of these rows to the agent; returns the metrics.
+
+    Each of `parts` threads works on its share of the rows with one core, which is faster than all cores
+    together on one small operation after the other. The shares' gradients add up to that of the whole.
+    """
+    weights = agent.weights(dtype, args.blocks)
+    leaves = [weight.detach().requires_grad_() for weight in weights]
+    size = len(rows.actions)
+    cuts = [size * part // parts for part in range(parts + 1)]
+
+    def share(first: int, last: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        columns = (getattr(rows, field.name)[first:last] for field in dataclasses.fields(rows))
+        part = Rows(*columns)
+        loss, metrics = ppo_loss(*act_and_value(part.observations, leaves), part, args)
+        fraction = (last - first) / size
+        gradients = torch.autograd.grad(loss * fraction, leaves)
+        return gradients, {name: value * fraction for name, value in metrics.items()}
+
+    results = list((executor.map if executor else map)(share, cuts[:-1], cuts[1:]))
+    gradients = [
+        functools.reduce(torch.add, tensors) for tensors in zip(*(r[0] for r in results), strict=True)
+    ]
+    torch.autograd.backward(weights, gradients)
+    return {name: functools.reduce(torch.add, (r[1][name] for r in results)) for name in results[0][1]}
+
+
+# --- Evaluation -------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def evaluate(
+    agent: Agent, args: Args, episodes: int, greedy: bool, seed: int, stop: Any = False
+) -> np.ndarray:
+    """Raw returns (episodes,) of one whole game in each of `episodes` environments, like the training ones
+    but for the lost lives; the first game of each counts, so that short games are not preferred."""
+    envs = make_envs(args.env_id, episodes, args.eval_sticky, life_loss=False, threads=args.env_threads)
+    device, dtype = next(agent.parameters()).device, number_type(args, next(agent.parameters()).device)
+    weights = agent.weights(dtype, args.blocks)
+    frames, _ = envs.reset(seed=seed)
+    returns, playing = np.zeros(episodes), np.ones(episodes, bool)
+    while playing.any() and not stop:
+        log_pi, _ = act_and_value(observe(frames, args, device), weights)
+        actions = log_pi.argmax(1) if greedy else sample(log_pi)
+        frames, rewards, terminated, truncated, _ = envs.step(actions.cpu().numpy())
+        returns += rewards * playing
+        playing &= ~(terminated | truncated)
+    return returns[~playing]
+
+
+def observe(frames: np.ndarray, args: Args, device: torch.device) -> Tensor:
+    """Frames of the games, (N, 4, 84, 84) uint8, as the network reads them."""
+    observations = torch.from_numpy(frames).to(device)
+    return to_blocks(observations) if args.blocks else observations
+
+
+def number_type(args: Args, device: torch.device) -> torch.dtype:
+    """What the network computes in."""
+    use = args.bf16 == "on" or (args.bf16 == "auto" and multiplies_bfloat16(device))
+    return torch.bfloat16 if use else torch.float32
+
+
+def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopSignal) -> None:
+    """Plays the evaluation games: prints, logs and writes evaluation.json."""
+    results = {}
+    state = torch.get_rng_state()  # an evaluation on the way must not change the training that follows
+    for play, greedy in (("greedy", True), ("sampled", False)):
+        returns = evaluate(agent, args, args.eval_episodes, greedy, args.seed + 1_000_000, stop)
+        if not len(returns) or stop:
+            return
+        error = 1.96 * returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else math.nan
+        results[play] = {"episodes": len(returns), "mean": float(returns.mean()), "interval": float(error)}
+        results[play] |= {"min": float(returns.min()), "max": float(returns.max())}
+        run.log(step, {f"eval/{play}_return": float(returns.mean())})
+        run.progress.print(
+            f"{play}: return {returns.mean():.1f} ± {error:.1f} over {len(returns)} games "
+            f"({returns.min():.0f} to {returns.max():.0f})"
+        )
+    torch.set_rng_state(state)
+    run.save_json("evaluation.json", {"step": step, **results})
+
+
+# --- Training ---------------------------------------------------------------------------------------------
+
+
+def load_weights(agent: Agent, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint's weights in. Raises CleanPokeError if they are of another network."""
+    try:
+        agent.load_state_dict(checkpoint.state["agent"])
+    except RuntimeError as error:
+        raise CleanPokeError(
+            f"{checkpoint.path} was trained on {checkpoint.args['env_id']}, whose actions are others: "
+            "give a checkpoint of this game"
+        ) from error
+
+
+def main(args: Args) -> None:
+    check(args)
+    rom_name(args.env_id)
+    place = start(args.device, threads=1)
+    device, dtype = place.device, number_type(args, place.device)
+    workers = args.workers or (available_cores() if device.type == "cpu" else 1)
+    executor = ThreadPoolExecutor(workers) if workers > 1 else None
+
+    seed_everything(args.seed)
+    envs = make_envs(args.env_id, args.num_envs, args.sticky, life_loss=True, threads=args.env_threads)
+    agent = Agent(int(envs.single_action_space.n)).to(device)
+    if args.init_from:
+        load_weights(agent, load_checkpoint(args.init_from, script=SCRIPT, needs=STATE_KEYS))
+    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
+    recent_returns: deque[float] = deque(maxlen=100)
+
+    T, N = args.num_steps, args.num_envs
+    iterations = args.total_timesteps // args.batch_size
+    save_interval = max(args.save_every // args.batch_size, 1)
+    shape = (21, 21, 64) if args.blocks else (4, 84, 84)
+    observations = torch.zeros(T + 1, N, *shape, dtype=torch.uint8, device=device)
+    actions = torch.zeros(T, N, dtype=torch.int64, device=device)
+    log_probabilities = torch.zeros(T, N, device=device)
+    values = torch.zeros(T + 1, N, device=device)
+    rewards, dones = np.zeros((T, N), np.float32), np.zeros((T, N), np.float32)
+
+    options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
+    with Run(__file__, args.game, args, **options) as run, StopSignal() as stop:
+        if run.checkpoint:
+            load_weights(agent, run.checkpoint)
+            optimizer.load_state_dict(run.checkpoint.state["optimizer"])
+            recent_returns.extend(run.checkpoint.state["recent_returns"])
+            restore_random_state(run.checkpoint.random_state)
+        step = run.start_step
+        needs_reset, solved = True, False
+        for iteration in range(step // args.batch_size, iterations):
+            began = time.monotonic()
+            if args.anneal_lr:
+                optimizer.param_groups[0]["lr"] = (1 - iteration / iterations) * args.learning_rate
+            if needs_reset:
+                frames, info = envs.reset(seed=args.seed * 100_003 + iteration * N)
+                observations[0] = observe(frames, args, device)
+                game_frames = info["episode_frame_number"].copy()
+                game_return, game_steps = np.zeros(N), np.zeros(N, int)
+
+            # Rollout
+            finished_returns, finished_lengths = [], []
+            with torch.inference_mode():
+                weights = agent.weights(dtype, args.blocks)
+                for t in range(T):
+                    log_pi, value = act_and_value(observations[t], weights)
+                    action = sample(log_pi)
+                    envs.send(action.cpu().numpy())
+                    # The games run while the step before is written down.
+                    actions[t], values[t] = action, value
+                    log_probabilities[t] = log_pi.gather(1, action[:, None])[:, 0]
+                    frames, reward, terminated, truncated, info = envs.recv()
+                    observations[t + 1] = observe(frames, args, device)
+                    rewards[t] = np.sign(reward)
+                    dones[t] = terminated | truncated
+                    if truncated.any():
+                        last = observe(info["final_obs"][truncated], args, device)
+                        rewards[t, truncated] += args.gamma * act_and_value(last, weights)[1].cpu().numpy()
+                    game_return += reward
+                    game_steps += 1
+                    # A lost life is no new game; a game's own frame count that fell is.
+                    over = info["episode_frame_number"] < game_frames
+                    game_frames = info["episode_frame_number"].copy()
+                    if over.any():
+                        finished_returns += game_return[over].tolist()
+                        finished_lengths += game_steps[over].tolist()
+                        game_return[over], game_steps[over] = 0.0, 0
+                values[T] = act_and_value(observations[T], weights)[1]
+            recent_returns.extend(finished_returns)
+            seconds_playing = time.monotonic() - began
+
+            # Update
+            numpy_values = values.cpu().numpy()
+            advantages = generalized_advantages(rewards, numpy_values, dones, args.gamma, args.gae_lambda)
+            advantages = torch.from_numpy(advantages).to(device).flatten()
+            old_values = values[:T].flatten().clone()
+            rollout = Rows(
+                observations[:T].flatten(0, 1),
+                actions.flatten().clone(),
+                log_probabilities.flatten().clone(),
+                advantages,
+                advantages + old_values,
+                old_values,
+            )
+            sums: dict[str, float] = {}
+            count = 0
+            for _ in range(args.update_epochs):
+                order = torch.randperm(args.batch_size).to(device)
+                for indices in order.chunk(args.num_minibatches):
+                    minibatch = rollout.take(indices)
+                    if args.norm_adv:
+                        a = minibatch.advantages
+                        minibatch.advantages = (a - a.mean()) / (a.std() + 1e-8)
+                    optimizer.zero_grad()
+                    metrics = add_gradients(agent, minibatch, args, dtype, executor, workers)
+                    norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                    count += 1
+                    for name, metric in (metrics | {"grad/norm": norm}).items():
+                        sums[name] = sums.get(name, 0.0) + float(metric)
+                if args.target_kl is not None and float(metrics["losses/approx_kl"]) > args.target_kl:
+                    break
+            observations[0] = observations[T]
+            step += args.batch_size
+            seconds = time.monotonic() - began
+
+            # What people see of it
+            error = rollout.returns - old_values
+            spread = float(rollout.returns.var())
+            mean_return = float(np.mean(recent_returns)) if recent_returns else math.nan
+            solved = len(recent_returns) == 100 and mean_return >= args.solved_return
+            metrics = {name: total / count for name, total in sums.items()} | {
+                "losses/explained_variance": 1 - float(error.var()) / spread if spread else math.nan,
+                "value/mean": float(old_values.mean()),
+                "reward/mean": float(rewards.mean()),
+                "reward/std": float(rewards.std()),
+                "charts/SPS": args.batch_size / seconds,
+                "charts/playing_share": seconds_playing / seconds,
+                "charts/learning_rate": optimizer.param_groups[0]["lr"],
+                "charts/solved": float(solved),
+            }
+            if finished_returns:
+                metrics["charts/episodic_return"] = float(np.mean(finished_returns))
+                metrics["charts/episodic_length"] = float(np.mean(finished_lengths))
+            run.log(step, metrics)
+            shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
+            run.progress.update(step, iterations * args.batch_size, shown)
+
+            is_over = bool(stop) or iteration + 1 == iterations or (solved and args.stop_when_solved)
+            needs_reset = (iteration + 1) % save_interval == 0
+            if needs_reset or is_over:
+                state = {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+                run.save(step, state | {"recent_returns": list(recent_returns)})
+            is_evaluated = (
+                bool(args.eval_every)
+                and step // args.eval_every > (step - args.batch_size) // args.eval_every
+            )
+            if args.eval_episodes and not stop and (is_over or is_evaluated):
+                report_evaluation(run, agent, args, step, stop)
+            if is_over:
+                break
+    if executor:
+        executor.shutdown()
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_arguments(Args, __file__, __doc__))

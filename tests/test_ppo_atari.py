@@ -1,0 +1,202 @@
+"""PPO on Atari: the fast path is the plain one, the games end when they end, resuming changes nothing."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cleanpoke import ppo_atari
+from cleanpoke.errors import CleanPokeError
+from cleanpoke.ppo_atari import Agent, Args, Rows, act_and_value, add_gradients, to_blocks
+from cleanpoke.run import load_checkpoint
+
+
+def made_up_frames(rows: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (rows, 4, 84, 84), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def made_up_rows(rows: int, blocks: bool) -> Rows:
+    generator = torch.Generator().manual_seed(1)
+    frames = made_up_frames(rows)
+    numbers = torch.randn(4, rows, generator=generator)
+    actions = torch.randint(0, 6, (rows,), generator=generator)
+    return Rows(to_blocks(frames) if blocks else frames, actions, -1.8 + 0.1 * numbers[0], *numbers[1:])
+
+
+def gradient(agent: Agent, rows: Rows, args: Args, dtype=torch.float32, parts: int = 1) -> torch.Tensor:
+    agent.zero_grad()
+    with ThreadPoolExecutor(parts) as executor:
+        add_gradients(agent, rows, args, dtype, executor if parts > 1 else None, parts)
+    return torch.cat([parameter.grad.flatten() for parameter in agent.parameters()])
+
+
+# --- Network and losses
+
+
+def test_network_is_the_nature_network_whichever_way_it_is_computed():
+    torch.manual_seed(0)
+    agent, frames = Agent(6), made_up_frames(5)
+    x = frames / 255.0
+    for layer in (agent.conv1, agent.conv2, agent.conv3):
+        x = F.relu(layer(x))
+    x = F.relu(agent.hidden(x.flatten(1)))
+    log_pi, value = agent.actor(x).log_softmax(1), agent.critic(x)[:, 0]
+    for blocks, observations in ((False, frames), (True, to_blocks(frames))):
+        ours = act_and_value(observations, agent.weights(torch.float32, blocks))
+        assert torch.allclose(ours[0], log_pi, atol=1e-5)
+        assert torch.allclose(ours[1], value, atol=1e-5)
+
+
+def test_gradients_agree_on_blocks_in_shares_and_in_bfloat16():
+    torch.manual_seed(0)
+    agent = Agent(6)
+    plain = gradient(agent, made_up_rows(33, blocks=False), Args(blocks=False))
+    blocks = gradient(agent, made_up_rows(33, blocks=True), Args())
+    shares = gradient(agent, made_up_rows(33, blocks=True), Args(), parts=2)
+    half = gradient(agent, made_up_rows(33, blocks=True), Args(), torch.bfloat16)
+    assert torch.allclose(blocks, plain, atol=1e-5 * plain.abs().max())
+    assert torch.allclose(shares, plain, atol=1e-5 * plain.abs().max())
+    assert F.cosine_similarity(half, plain, dim=0) > 0.995
+
+
+def test_no_policy_gradient_beyond_the_clip():
+    log_pi = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log().requires_grad_()
+    zeros = torch.zeros(2)
+    rows = Rows(
+        zeros, torch.tensor([0, 0]), torch.tensor([0.5, 0.5]).log(), torch.tensor([1.0, -1.0]), zeros, zeros
+    )
+    loss, metrics = ppo_atari.ppo_loss(log_pi, zeros, rows, Args(ent_coef=0.0))
+    loss.backward()
+    assert log_pi.grad[0].abs().max() == 0  # good and already much likelier: no further
+    assert log_pi.grad[1, 0] > 0  # bad and likelier: back
+    assert metrics["losses/clip_fraction"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["clipped", "mse", "huber"])
+def test_value_losses_pull_towards_the_return(kind):
+    values, old, returns = torch.tensor([0.0], requires_grad=True), torch.tensor([0.05]), torch.tensor([1.0])
+    rows = Rows(torch.zeros(1), torch.tensor([0]), torch.zeros(1), torch.zeros(1), returns, old)
+    ppo_atari.ppo_loss(torch.zeros(1, 1), values, rows, Args(value_loss=kind))[0].backward()
+    assert values.grad[0] < 0
+
+
+def test_actions_are_drawn_from_the_policy():
+    torch.manual_seed(0)
+    log_pi = torch.tensor([0.7, 0.2, 0.1]).log().expand(20_000, 3)
+    shares = torch.bincount(ppo_atari.sample(log_pi)) / 20_000
+    assert torch.allclose(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.015)
+
+
+def test_advantages_are_those_of_the_definition():
+    generator = np.random.default_rng(0)
+    rewards, values = generator.normal(size=(6, 2)), generator.normal(size=(7, 2))
+    dones = np.zeros((6, 2))
+    dones[3, 0] = 1
+    ours = ppo_atari.generalized_advantages(rewards, values, dones, 0.9, 0.8)
+    for env in range(2):
+        for first in range(6):
+            expected, weight = 0.0, 1.0
+            for t in range(first, 6):
+                goes_on = 1 - dones[t, env]
+                error = rewards[t, env] + 0.9 * goes_on * values[t + 1, env] - values[t, env]
+                expected += weight * error
+                weight *= 0.9 * 0.8 * goes_on
+            assert ours[first, env] == pytest.approx(expected)
+
+
+# --- Games
+
+
+def test_a_lost_life_ends_the_return_but_not_the_game():
+    envs = ppo_atari.make_envs("ALE/Breakout-v5", 4, sticky=0.0, life_loss=True)
+    _, info = envs.reset(seed=3)
+    generator = np.random.default_rng(0)
+    lives, frames, lost, over = info["lives"], info["episode_frame_number"], 0, 0
+    for _ in range(600):
+        _, _, terminated, _, info = envs.step(generator.integers(0, 4, 4))
+        restarted = info["episode_frame_number"] < frames
+        assert (terminated >= restarted).all()  # a finished game is always reported
+        alive = terminated & ~restarted
+        assert (info["lives"][alive] == lives[alive] - 1).all()
+        lost, over = lost + alive.sum(), over + restarted.sum()
+        lives, frames = info["lives"].copy(), info["episode_frame_number"].copy()
+    assert lost >= 3 * over > 0
+
+
+def test_evaluation_plays_whole_games_and_is_repeatable():
+    torch.manual_seed(0)
+    agent, args = Agent(6), Args(env_id="ALE/Pong-v5")
+    torch.nn.init.normal_(agent.actor.weight)  # not the same action for ever
+    returns = [ppo_atari.evaluate(agent, args, 2, greedy=True, seed=5) for _ in range(2)]
+    assert (returns[0] == returns[1]).all()
+    assert ((returns[0] <= -10) & (returns[0] >= -21)).all()
+
+
+# --- Runs
+
+
+def small_run(folder: Path, **changes) -> Path:
+    """The folder of a run of six little rollouts with a checkpoint after every second one."""
+    options = {"num_envs": 2, "num_steps": 16, "total_timesteps": 192, "save_every": 64, "eval_episodes": 0}
+    ppo_atari.main(Args(runs=folder, workers=1, bf16="off", **options | changes))
+    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(tmp_path):
+    whole, again = small_run(tmp_path / "whole"), small_run(tmp_path / "again")
+    checkpoints = [load_checkpoint(folder) for folder in (whole, again)]
+    middle = sorted(again.glob("checkpoint_*.pt"))[0]
+    assert load_checkpoint(middle).step == 128
+    resumed = load_checkpoint(small_run(tmp_path / "again", resume=middle))
+    for other in (checkpoints[1], resumed):
+        assert other.step == checkpoints[0].step == 192
+        for name, weights in checkpoints[0].state["agent"].items():
+            assert torch.equal(weights, other.state["agent"][name]), name
+    other_seed = load_checkpoint(small_run(tmp_path / "other", seed=2))
+    assert not torch.equal(
+        other_seed.state["agent"]["hidden.weight"], checkpoints[0].state["agent"]["hidden.weight"]
+    )
+
+
+def test_a_run_ends_with_an_evaluation(tmp_path):
+    folder = small_run(tmp_path, total_timesteps=32, eval_episodes=1, env_id="ALE/Freeway-v5")
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert results["greedy"]["episodes"] == results["sampled"]["episodes"] == 1
+
+
+def test_a_network_can_start_from_another_run(tmp_path):
+    first = small_run(tmp_path / "first", total_timesteps=32)
+    second = small_run(tmp_path / "second", init_from=first, total_timesteps=32, learning_rate=0.0)
+    for name, weights in load_checkpoint(first).state["agent"].items():
+        assert torch.equal(weights, load_checkpoint(second).state["agent"][name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env_id": "ALE/Pongg-v5"}, "did you mean ALE/Pong-v5"),
+        ({"env_id": "CartPole-v1"}, "unknown game"),
+        ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
+        ({"num_envs": 0}, "--num-envs must be at least 1"),
+        ({"total_timesteps": 10}, "at least one rollout"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(changes, message, tmp_path):
+    with pytest.raises(CleanPokeError, match=message):
+        ppo_atari.main(Args(runs=tmp_path, **changes))
+
+
+def test_a_checkpoint_of_another_game_is_refused(tmp_path):
+    pong = small_run(tmp_path, total_timesteps=32)
+    with pytest.raises(CleanPokeError, match="trained on ALE/Pong-v5"):
+        small_run(tmp_path, env_id="ALE/Breakout-v5", init_from=pong)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has what must be missing")
+def test_a_missing_gpu_is_told_in_one_line(tmp_path):
+    with pytest.raises(CleanPokeError, match="finds no CUDA device"):
+        ppo_atari.main(Args(device="cuda", runs=tmp_path))
