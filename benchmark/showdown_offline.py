@@ -10,6 +10,7 @@ same time. Each run is the script itself in its own process. Nothing is averaged
 row. The last line printed is one JSON object.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -32,6 +33,8 @@ BARS = {
     "gen1": {"random": 0.98, "max_base_power": 0.85, "simple_heuristics": 0.55},
     "gen9": {"random": 0.95, "max_base_power": 0.75, "simple_heuristics": 0.45},
 }
+NEEDS = {"duel": ("gen1", "bc"), "bc": ("gen1",), "transformer": ("gen1",), "binary": ("gen1",)}
+"""Stages that use what other stages left in the folder."""
 QUICK = ("--collect-minutes", "0.2", "--max-minutes", "0.3", "--preset", "tiny", "--eval-battles", "10")
 
 
@@ -40,7 +43,7 @@ class Args:
     seeds: int = 3
     """runs of each stage, with seeds 1, 2, …"""
     stages: tuple[str, ...] = ("gen1", "bc", "duel", "gen9", "transformer", "binary")
-    """which stages to run; bc, duel, transformer and binary use what gen1 left in the folder"""
+    """which stages to run, and with them those whose data or checkpoints they use"""
     folder: Path = Path("runs/benchmark_offline")
     """where data and runs go; finished runs in it are not repeated"""
     duel_battles: int = 1000
@@ -67,6 +70,11 @@ class Finished:
 def run_script(folder: Path, options: list[str]) -> Finished:
     """Runs the script unless `folder` holds a finished run of it; its output goes to the terminal."""
     record = folder / "finished.json"
+    version = {"options": options, "script": hashlib.sha256(SCRIPT.read_bytes()).hexdigest()}
+    if record.exists() and {**json.loads(record.read_text()), **version} != json.loads(record.read_text()):
+        raise CleanPokeError(
+            f"{folder} holds a run of another version or other options: choose another --folder"
+        )
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(SCRIPT), *options]
@@ -77,7 +85,7 @@ def run_script(folder: Path, options: list[str]) -> Finished:
         if done.returncode != 0:
             raise CleanPokeError(f"the script ended with status {done.returncode}; its output is above")
         run_folder = max(folder.glob("awac_showdown_hrm__*"), key=lambda path: path.stat().st_mtime)
-        record.write_text(json.dumps({"folder": run_folder.name, "minutes": minutes}))
+        record.write_text(json.dumps({"folder": run_folder.name, "minutes": minutes, **version}))
     content = json.loads(record.read_text())
     run_folder = folder / content["folder"]
     evaluation = json.loads((run_folder / "evaluation.json").read_text())
@@ -88,13 +96,30 @@ def print_row(stage: str, seed: int, opponent: str, row: dict[str, float], note:
     interval = f"{row['low']:.1%} - {row['high']:.1%}"
     counts = f"{row['wins']:.0f} of {row['battles']:.0f}, {row['ties']:.0f} ties"
     print(
-        f"{stage:12} {seed:4d}  {opponent:34} {row['win_rate']:6.1%}  ({interval}; {counts}) {note}",
+        f"{stage:20} {seed:4d}  {opponent:20} {row['win_rate']:6.1%}  ({interval}; {counts}) {note}",
         flush=True,
     )
 
 
+def print_tables(results: list[dict[str, Any]]) -> None:
+    """The results as Markdown, a table for each stage and a row for each seed, as the docs show them."""
+    for stage in dict.fromkeys(result["stage"] for result in results):
+        chosen = [result for result in results if result["stage"] == stage]
+        opponents = list(dict.fromkeys(result["opponent"] for result in chosen))
+        print(f"\n|{stage}|" + "|".join(opponents) + "|\n|-|" + "-|" * len(opponents))
+        for seed in dict.fromkeys(result["seed"] for result in chosen):
+            rows = {result["opponent"]: result for result in chosen if result["seed"] == seed}
+            line = f"|seed {seed}|"
+            for row in (rows[name] for name in opponents):
+                line += f"{row['win_rate']:.1%} ({100 * row['low']:.1f} - {100 * row['high']:.1f})|"
+            print(line)
+    print()
+
+
 def main(args: Args) -> None:
-    stages = ("gen1", "bc", "duel") if args.quick else args.stages
+    stages = set(("gen1", "bc", "duel") if args.quick else args.stages)
+    for stage, needed in NEEDS.items():
+        stages |= set(needed) if stage in stages else set()
     seeds = range(1, 2 if args.quick else args.seeds + 1)
     duel_battles = 20 if args.quick else args.duel_battles
     if args.quick:
@@ -117,24 +142,28 @@ def main(args: Args) -> None:
             if stage not in stages:
                 continue
             done = finished[stage] = run_script(args.folder / f"{stage}_{seed}", options)
-            for opponent, row in done.evaluation["greedy"].items():
-                bar = BARS.get(stage, {}).get(opponent, 0.0)
-                passed &= row["win_rate"] >= bar
-                results.append({"stage": stage, "seed": seed, "opponent": opponent, **row})
-                print_row(stage, seed, opponent, row, f"bar {bar:.0%}" if bar else "")
-            print(f"{stage:12} {seed:4d}  {done.minutes:.1f} minutes in all", flush=True)
+            for play in ("greedy", "sampled"):
+                for opponent, row in done.evaluation[play].items():
+                    bar = BARS.get(stage, {}).get(opponent, 0.0) if play == "greedy" else 0.0
+                    passed &= row["win_rate"] >= bar
+                    results.append({"stage": f"{stage}, {play}", "seed": seed, "opponent": opponent, **row})
+                    print_row(f"{stage}, {play}", seed, opponent, row, f"bar {bar:.0%}" if bar else "")
+            print(f"{stage:20} {seed:4d}  {done.minutes:.1f} minutes in all", flush=True)
             passed &= stage != "gen1" or done.minutes <= MINUTES_BAR
-        if "duel" in stages and {"gen1", "bc"} <= set(finished):
+        if "duel" in stages:
             players = dict.fromkeys((*ScriptArgs.players, f"checkpoint:{finished['bc'].checkpoint}"))
             duel = ScriptArgs(seed=seed, opponents=tuple(players))
             with StopSignal() as stop:
                 checkpoint, greedy = finished["gen1"].checkpoint, (("greedy", 0.0),)
                 rows = evaluate(duel, checkpoint, duel_battles, stop, greedy)["greedy"]
+                if stop:
+                    raise KeyboardInterrupt
             for opponent, row in rows.items():
                 name = "bc of the same data" if opponent.startswith("checkpoint:") else opponent
                 passed &= row["low"] > 0.5
                 results.append({"stage": "duel", "seed": seed, "opponent": name, **row})
                 print_row("duel", seed, name, row, "bar: interval above 50%")
+    print_tables(results)
     print(json.dumps({"benchmark": "showdown_offline", "passed": bool(passed), "results": results}))
     if args.check and not passed:
         sys.exit(1)
