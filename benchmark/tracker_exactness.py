@@ -28,6 +28,7 @@ from cleanpoke.envs.showdown.players import PokeEnvPlayer
 from cleanpoke.envs.showdown.simulator import Message, Simulator
 from cleanpoke.envs.showdown.teams import generates_teams, load_teams
 from cleanpoke.envs.showdown.tracker import BattleTracker, Pokemon, Side
+from cleanpoke.errors import user_errors
 
 FORMATS = ("gen1ou", "gen1randombattle", "gen9ou", "gen9randombattle")
 CONCURRENT_BATTLES = 16
@@ -533,4 +534,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    with user_errors():
+        main(tyro.cli(Args))

@@ -9,7 +9,7 @@ by advantage-weighted actor-critic (AWAC, Nair et al. 2020) with distributional 
     torchrun --nproc_per_node=2 cleanpoke/awac_showdown_hrm.py --gen 1
 
 Equations, every logged metric and measured results: docs/awac_showdown_hrm.md.
-Axes: B battles, T steps of the longest battle, M decisions (rows, without padding), S tokens, R registers,
+Axes: B battles, T steps of the longest battle, M decisions (rows, with fillers), S tokens, R registers,
 D width, H heads, A actions, G discounts, C critics, K value bins.
 """
 
@@ -232,10 +232,10 @@ def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention of (…, H, S, D/H) each; the mask (…, S, S) is True where a query sees a key."""
+    """Softmax attention of (…, H, S, D/H) each; a mask is True where a query sees a key."""
     if queries.is_cuda:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    # On CPU the fused kernel's backward pass takes 9 times as long for 15 tokens in bfloat16.
+    # On CPU the fused kernel's backward pass takes longer for as few tokens as one decision has.
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT  # (…, H, S, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -420,9 +420,12 @@ class ChunkMemory(nn.Module):
 
         def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             # In float32, whose fused kernel is the fast one on CPU: hundreds of tokens, unlike in the core.
-            wide = torch.promote_types(queries.dtype, torch.float32)
-            heads = (part.to(wide) for part in (rotate(queries, times), rotate(keys, times), values))
-            return F.scaled_dot_product_attention(*heads, attn_mask=mask).to(values.dtype)
+            with torch.autocast(queries.device.type, enabled=False):
+                wide = torch.promote_types(queries.dtype, torch.float32)
+                queries, keys, heads = (part.to(wide) for part in (queries, keys, values))
+                queries, keys = rotate(queries, times), rotate(keys, times)
+                mixed = F.scaled_dot_product_attention(queries, keys, heads, attn_mask=mask)
+            return mixed.to(values.dtype)
 
         x = registers.flatten(1, 2)
         for layer in self.layers:
@@ -503,9 +506,8 @@ class Heads(nn.Module):
     def logits(self, joint: Tensor, actions: Tensor) -> Tensor:
         """Unmasked policy logits (M, G, A) of each discount's actor."""
         # Pointers alone must tie on identical tokens (two equal moves); `direct` knows the action's place.
-        direct = self.direct(joint).view(-1, len(GAMMAS), NUM_ACTIONS)
-        logits = self.policy(self.actor(actions)).mT + direct
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        direct = exactly(self.direct, joint).view(-1, len(GAMMAS), NUM_ACTIONS)
+        return self.policy(self.actor(actions)).mT.to(direct.dtype) + direct
 
     def value_logits(self, actions: Tensor) -> Tensor:
         """Critics of the given actions: (…, hidden) to (C, …, G, K)."""
@@ -566,7 +568,7 @@ class Network(nn.Module):
         that went into the memory (M, R, D).
         """
         slots, state, registers = self.perceive(batch.words, batch.numbers)
-        # Only the memory sees padding; everything else works on the M real decisions.
+        # Only the memory sees the padding to battles x steps; everything else works on the M rows.
         padded = registers.new_zeros(batch.num_battles * batch.num_steps, *registers.shape[1:])
         padded = padded.index_copy(0, batch.place, registers)
         memory = self.memory(padded.unflatten(0, (batch.num_battles, batch.num_steps)))
@@ -630,15 +632,10 @@ def round_up(number: int, multiple: int) -> int:
 
 def filler(rows: int) -> dict[str, np.ndarray]:
     """A trajectory of nobody: cut off, without a known or a legal action."""
-    return {
-        "words": np.zeros((rows, NUM_WORDS), np.uint16),
-        "numbers": np.zeros((rows, NUM_NUMBERS), np.float16),
-        "legal": np.zeros((rows, NUM_ACTIONS), bool),
-        "action": np.full(rows, -1, np.int8),
-        "reward_terms": np.zeros((rows, len(battle_files.REWARD_TERMS)), np.float32),
-        "terminated": np.zeros(rows, bool),
-        "truncated": np.ones(rows, bool),
-    }
+    columns = {name: np.zeros((rows, *shape), dtype) for name, (dtype, shape) in battle_files.COLUMNS.items()}
+    columns["action"][:] = battle_files.MISSING_ACTION
+    columns["truncated"][-1] = True
+    return columns
 
 
 def make_batch(
@@ -746,9 +743,9 @@ def log_policy(logits: Tensor, legal: Tensor) -> Tensor:
     return logits.masked_fill(~legal_or_all(legal)[:, None], -1e9).log_softmax(-1)
 
 
-def value_bins(device: torch.device | None = None, limit: float = VALUE_LIMIT) -> Tensor:
+def value_bins(device: torch.device | None = None) -> Tensor:
     """(K,) the centres of the value bins."""
-    return torch.linspace(-limit, limit, NUM_BINS, device=device)
+    return torch.linspace(-VALUE_LIMIT, VALUE_LIMIT, NUM_BINS, device=device)
 
 
 def expected_value(value_logits: Tensor) -> Tensor:
@@ -756,9 +753,9 @@ def expected_value(value_logits: Tensor) -> Tensor:
     return (value_logits.softmax(-1) @ value_bins(value_logits.device).to(value_logits.dtype)).mean(0)
 
 
-def hl_gauss(values: Tensor, limit: float = VALUE_LIMIT) -> Tensor:
+def hl_gauss(values: Tensor) -> Tensor:
     """Values (…) to target histograms (…, K): a Gaussian of 3/4 bin width around each (HL-Gauss)."""
-    width = 2 * limit / (NUM_BINS - 1)
+    limit, width = VALUE_LIMIT, 2 * VALUE_LIMIT / (NUM_BINS - 1)
     edges = torch.linspace(-limit - width / 2, limit + width / 2, NUM_BINS + 1, device=values.device)
     scaled = (edges.to(values.dtype) - values.clamp(-limit, limit)[..., None]) / (0.75 * width * math.sqrt(2))
     cumulative = torch.erf(scaled)
@@ -929,8 +926,9 @@ def action_kinds(probabilities: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def diagnostics(losses: Losses, details: dict[str, Any], batch: Batch) -> dict[str, float]:
-    """What the warnings and TensorBoard show of one update; last discount where there is one per discount."""
+def diagnostics(details: dict[str, Any], batch: Batch) -> dict[str, float]:
+    """What the warnings and TensorBoard show of one update, of this process's rows; last discount where there
+    is one per discount."""
     choice, learnable = details["choice"], details["learnable"]
     log_pi, logits = details["log_pi"][:, -1].float(), details["logits"][:, -1].float()
     legal = legal_or_all(batch.legal)
@@ -946,9 +944,6 @@ def diagnostics(losses: Losses, details: dict[str, Any], batch: Batch) -> dict[s
     early_best = details["early_logits"][:, -1].masked_fill(~legal, -1e9).argmax(-1)
     hits = log_pi.argmax(-1) == batch.action
     return {
-        "losses/total": float(losses.total),
-        "losses/policy": float(losses.actor),
-        "losses/value": float(losses.critic),
         "adv/std": float(details["std"][-1]),
         "adv/ess": float(details["ess"]),
         "adv/w_max_frac": float(details["w_max_frac"]),
@@ -1278,6 +1273,10 @@ def collect_battles(args: Args) -> None:
         )
     line.end()
     if stop:
+        print(
+            f"the battles so far are in {args.data_folder}; the next run trains on them as they are: add to "
+            "them with tools/collect_battles.py --append, or delete the folder to collect anew"
+        )
         raise KeyboardInterrupt
 
 
@@ -1286,10 +1285,12 @@ def report_evaluation(run: Run, step: int, args: Args, battles: int, stop: StopS
     results = evaluate(args, run.folder, battles, stop)
     table = results_table(results)
     run.progress.print(table)
-    run.log_text(step, "eval/table", table)
+    if stop:  # not all battles were played
+        return
+    run.log_text(step - 1, "eval/table", table)
     run.save_json("evaluation.json", {"step": step, **results})
     for play, rows in results.items():
-        run.log(step, {f"eval/{play}_{name}": row["win_rate"] for name, row in rows.items()})
+        run.log(step - 1, {f"eval/{play}_{name}": row["win_rate"] for name, row in rows.items()})
 
 
 def main(args: Args) -> None:
@@ -1353,7 +1354,13 @@ def main(args: Args) -> None:
             state |= {"seconds": seconds, "data": data_size, "golden_outputs": golden_outputs(slow)}
             run.save(step, state)
 
-        step, is_over = run.start_step, run.start_step >= args.total_steps
+        step = run.start_step
+        is_over = step >= args.total_steps or seconds >= 60 * args.max_minutes
+        if run.checkpoint and is_over:
+            run.progress.print(
+                f"this run has ended ({step} updates, {seconds / 60:.1f} minutes): raise --total-steps or "
+                "--max-minutes to go on"
+            )
         recent_losses: deque[float] = deque(maxlen=200)
         warned: set[str] = set()
         while not is_over:
@@ -1384,9 +1391,9 @@ def main(args: Args) -> None:
             with torch.no_grad():
                 torch._foreach_lerp_(list(slow.parameters()), list(network.parameters()), args.ema_rate)
             # All processes must stop together, though the signal or the clock may reach one of them first.
-            own = [losses.total, *(batch.num_decisions, time.monotonic() - began, float(bool(stop)))]
+            own = [*losses, *(batch.num_decisions, time.monotonic() - began, float(bool(stop)))]
             sums = global_sums(*(torch.as_tensor(value, device=device) for value in own))
-            total, decisions, update_seconds, stopping = (float(value) for value in sums)
+            total, actor, critic, decisions, update_seconds, stopping = (float(value) for value in sums)
             update_seconds /= place.world
             seconds += update_seconds
             step += 1
@@ -1395,8 +1402,10 @@ def main(args: Args) -> None:
             # What people see of it
             recent_losses.append(total)
             if is_logged:
-                metrics |= diagnostics(losses, details, batch) | {
+                metrics |= diagnostics(details, batch) | {
                     "losses/total": total,
+                    "losses/policy": actor,
+                    "losses/value": critic,
                     "grad/norm": float(norm),
                     "stab/zigzag": zigzag(recent_losses),
                     "charts/SPS": decisions / update_seconds,

@@ -442,9 +442,3 @@ def validate_teams(format: str, teams: list[str]) -> list[list[str]]:
     if "formats" in answer:
         raise CleanPokeError(_unknown_format(format, answer["formats"]))
     return answer["problems"]
-
-
-def validate_team(format: str, team: str) -> list[str]:
-    """`validate_teams` for a single packed team."""
-    (problems,) = validate_teams(format, [team])
-    return problems

@@ -12,7 +12,7 @@ import pytest
 
 from cleanpoke.envs.showdown import simulator as simulator_module
 from cleanpoke.envs.showdown.node_runtime import NODE_FOLDER, node_binary
-from cleanpoke.envs.showdown.simulator import Simulator, validate_team, validate_teams
+from cleanpoke.envs.showdown.simulator import Simulator, validate_teams
 from cleanpoke.errors import CleanPokeError
 
 TEAM = "]".join(
@@ -374,4 +374,4 @@ def test_validator_names_the_problems():
     assert nonsense == ["it is not in Showdown's packed format"]
     assert legal == []
     with pytest.raises(CleanPokeError, match="unknown format 'gen1oo': did you mean gen1ou"):
-        validate_team("gen1oo", TEAM)
+        validate_teams("gen1oo", [TEAM])
