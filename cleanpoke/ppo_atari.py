@@ -1,17 +1,12 @@
 """Learns Atari games from pixels: proximal policy optimisation (PPO, Schulman et al. 2017).
 
-Algorithm and hyperparameters are those of ppo_atari.py in CleanRL (Huang et al. 2022); what differs is the
-speed on a CPU. Games run in the vector environment of ale-py, whose wheel ships them.
+Algorithm and hyperparameters are those of ppo_atari.py in CleanRL (Huang et al. 2022), computed faster on a
+CPU. Games run in the vector environment of ale-py, whose wheel ships them. What differs: docs/ppo_atari.md.
 
     python cleanpoke/ppo_atari.py --env-id ALE/Pong-v5
 
 Axes: T steps of a rollout, N environments, A actions, B rows of a minibatch.
 """
-
-import os
-
-# Idle OpenMP threads must not spin: they would take the cores from the emulators. Read when torch starts.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import dataclasses
 import difflib
@@ -64,9 +59,9 @@ class Args:
     """Where the run's own folder goes."""
     total_timesteps: int = 10_000_000
     """Decisions over all environments; four frames each."""
-    save_every: int = 512_000
-    """Decisions between checkpoints. All games start anew then (the last values are bootstrapped), so that a
-    resumed run equals an uninterrupted one."""
+    save_every: int = 64_000
+    """Decisions of each game between checkpoints. All games start anew then (the last values are
+    bootstrapped), so that a run resumed from such a checkpoint equals an uninterrupted one."""
     solved_at: float | None = None
     """Mean return of the last 100 games that counts as solved; default by game."""
     stop_when_solved: bool = False
@@ -138,6 +133,11 @@ def check(args: Args) -> None:
     for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("seed", "workers", "env_threads", "eval_episodes", "eval_every"):
+        if getattr(args, name) < 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    if args.stop_when_solved and math.isinf(args.solved_return):
+        raise CleanPokeError(f"--stop-when-solved: say with --solved-at what solves {args.game}")
     if args.batch_size % args.num_minibatches:
         raise CleanPokeError(
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
@@ -158,6 +158,12 @@ def rom_name(env_id: str) -> str:
         return games[name]
     near = [f"ALE/{game}-v5" for game in difflib.get_close_matches(name.title(), games, n=3, cutoff=0.3)]
     raise CleanPokeError(f"unknown game {env_id!r}: did you mean {' or '.join(near or ['ALE/Pong-v5'])}?")
+
+
+def game_seed(seed: int, iteration: int, num_envs: int) -> int:
+    """Seed of the games that start before an iteration (-1: of an evaluation); ale-py counts up from it."""
+    (number,) = np.random.SeedSequence((seed, iteration + 1)).generate_state(1)
+    return int(number) % (2**31 - num_envs)
 
 
 def make_envs(env_id: str, num_envs: int, sticky: float, life_loss: bool, threads: int = 0) -> AtariVectorEnv:
@@ -217,20 +223,12 @@ class Agent(nn.Module):
             conv1 = conv1.view(32, 4, 2, 4, 2, 4).permute(0, 1, 3, 5, 2, 4).reshape(32, 64, 2, 2)
         heads = torch.cat([self.actor.weight, self.critic.weight])
         biases = torch.cat([self.actor.bias, self.critic.bias])
-        layers = [
-            conv1,
-            self.conv1.bias,
-            self.conv2.weight,
-            self.conv2.bias,
-            self.conv3.weight,
-            self.conv3.bias,
-        ]
-        layers += [self.hidden.weight, self.hidden.bias, heads, biases]
-        channels_last = torch.channels_last
-        return [
-            w.to(dtype).contiguous(memory_format=channels_last) if w.ndim == 4 else w.to(dtype)
-            for w in layers
-        ]
+        layers = [conv1, self.conv1.bias, self.conv2.weight, self.conv2.bias]
+        layers += [self.conv3.weight, self.conv3.bias, self.hidden.weight, self.hidden.bias]
+        layers = [layer.to(dtype) for layer in layers]
+        for index in (0, 2, 4):
+            layers[index] = layers[index].contiguous(memory_format=torch.channels_last)
+        return [*layers, heads, biases]  # the heads stay float32: PPO's ratios lie within a tenth of 1
 
 
 def act_and_value(observations: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -244,7 +242,7 @@ def act_and_value(observations: Tensor, weights: list[Tensor]) -> tuple[Tensor, 
     x = F.relu(F.conv2d(x, conv2, bias2, stride=2))  # (B, 64, 9, 9)
     x = F.relu(F.conv2d(x, conv3, bias3))  # (B, 64, 7, 7)
     x = F.relu(F.linear(x.flatten(1), hidden, hidden_bias))  # (B, 512)
-    outputs = F.linear(x, heads, heads_bias).float()  # (B, A + 1)
+    outputs = F.linear(x.float(), heads, heads_bias)  # (B, A + 1)
     return outputs[:, :-1].log_softmax(1), outputs[:, -1]
 
 
@@ -333,6 +331,7 @@ def add_gradients(
     weights = agent.weights(dtype, args.blocks)
     leaves = [weight.detach().requires_grad_() for weight in weights]
     size = len(rows.actions)
+    parts = min(parts, size)
     cuts = [size * part // parts for part in range(parts + 1)]
 
     def share(first: int, last: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
@@ -389,40 +388,44 @@ def number_type(args: Args, device: torch.device) -> torch.dtype:
 def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopSignal) -> None:
     """Plays the evaluation games: prints, logs and writes evaluation.json."""
     results = {}
-    state = torch.get_rng_state()  # an evaluation on the way must not change the training that follows
+    device = next(agent.parameters()).device
+    seed = game_seed(args.seed, -1, args.eval_episodes)
     for play, greedy in (("greedy", True), ("sampled", False)):
-        returns = evaluate(agent, args, args.eval_episodes, greedy, args.seed + 1_000_000, stop)
-        if not len(returns) or stop:
+        # An evaluation on the way must not change the training that follows.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            returns = evaluate(agent, args, args.eval_episodes, greedy, seed, stop)
+        if stop:
             return
-        error = 1.96 * returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else math.nan
-        results[play] = {"episodes": len(returns), "mean": float(returns.mean()), "interval": float(error)}
+        error = 1.96 * float(returns.std()) / max(len(returns) - 1, 1) ** 0.5
+        results[play] = {"episodes": len(returns), "mean": float(returns.mean()), "interval": error}
         results[play] |= {"min": float(returns.min()), "max": float(returns.max())}
-        run.log(step, {f"eval/{play}_return": float(returns.mean())})
+        run.log(step - 1, {f"eval/{play}_return": float(returns.mean())})
         run.progress.print(
             f"{play}: return {returns.mean():.1f} ± {error:.1f} over {len(returns)} games "
             f"({returns.min():.0f} to {returns.max():.0f})"
         )
-    torch.set_rng_state(state)
     run.save_json("evaluation.json", {"step": step, **results})
 
 
 # --- Training ---------------------------------------------------------------------------------------------
 
 
-def load_weights(agent: Agent, checkpoint: Checkpoint) -> None:
-    """Puts a checkpoint's weights in. Raises CleanPokeError if they are of another network."""
-    try:
-        agent.load_state_dict(checkpoint.state["agent"])
-    except RuntimeError as error:
+def load_agent(path: Path, args: Args) -> Checkpoint:
+    """A checkpoint of this script. Raises CleanPokeError if it is of another game."""
+    checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
+    if checkpoint.args["env_id"] != args.env_id:
         raise CleanPokeError(
-            f"{checkpoint.path} was trained on {checkpoint.args['env_id']}, whose actions are others: "
+            f"{checkpoint.path} was trained on {checkpoint.args['env_id']}, not on {args.env_id}: "
             "give a checkpoint of this game"
-        ) from error
+        )
+    return checkpoint
 
 
 def main(args: Args) -> None:
     check(args)
     rom_name(args.env_id)
+    if args.resume:
+        load_agent(args.resume, args)  # before the run's folder is touched
     place = start(args.device, threads=1)
     device, dtype = place.device, number_type(args, place.device)
     workers = args.workers or (available_cores() if device.type == "cpu" else 1)
@@ -431,14 +434,14 @@ def main(args: Args) -> None:
     seed_everything(args.seed)
     envs = make_envs(args.env_id, args.num_envs, args.sticky, life_loss=True, threads=args.env_threads)
     agent = Agent(int(envs.single_action_space.n)).to(device)
-    if args.init_from:
-        load_weights(agent, load_checkpoint(args.init_from, script=SCRIPT, needs=STATE_KEYS))
+    if args.init_from and not args.resume:
+        agent.load_state_dict(load_agent(args.init_from, args).state["agent"])
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     recent_returns: deque[float] = deque(maxlen=100)
 
     T, N = args.num_steps, args.num_envs
     iterations = args.total_timesteps // args.batch_size
-    save_interval = max(args.save_every // args.batch_size, 1)
+    save_interval = max(args.save_every // args.num_steps, 1)
     shape = (21, 21, 64) if args.blocks else (4, 84, 84)
     observations = torch.zeros(T + 1, N, *shape, dtype=torch.uint8, device=device)
     actions = torch.zeros(T, N, dtype=torch.int64, device=device)
@@ -449,18 +452,20 @@ def main(args: Args) -> None:
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     with Run(__file__, args.game, args, **options) as run, StopSignal() as stop:
         if run.checkpoint:
-            load_weights(agent, run.checkpoint)
+            agent.load_state_dict(run.checkpoint.state["agent"])
             optimizer.load_state_dict(run.checkpoint.state["optimizer"])
             recent_returns.extend(run.checkpoint.state["recent_returns"])
             restore_random_state(run.checkpoint.random_state)
+            if run.start_step // args.batch_size >= iterations:
+                run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
         step = run.start_step
         needs_reset, solved = True, False
         for iteration in range(step // args.batch_size, iterations):
             began = time.monotonic()
-            if args.anneal_lr:
-                optimizer.param_groups[0]["lr"] = (1 - iteration / iterations) * args.learning_rate
+            fraction = 1 - iteration / iterations if args.anneal_lr else 1.0
+            optimizer.param_groups[0]["lr"] = fraction * args.learning_rate
             if needs_reset:
-                frames, info = envs.reset(seed=args.seed * 100_003 + iteration * N)
+                frames, info = envs.reset(seed=game_seed(args.seed, iteration, N))
                 observations[0] = observe(frames, args, device)
                 game_frames = info["episode_frame_number"].copy()
                 game_return, game_steps = np.zeros(N), np.zeros(N, int)
@@ -549,7 +554,7 @@ def main(args: Args) -> None:
             if finished_returns:
                 metrics["charts/episodic_return"] = float(np.mean(finished_returns))
                 metrics["charts/episodic_length"] = float(np.mean(finished_lengths))
-            run.log(step, metrics)
+            run.log(step - 1, metrics)
             shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
             run.progress.update(step, iterations * args.batch_size, shown)
 

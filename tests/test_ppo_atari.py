@@ -1,5 +1,6 @@
 """PPO on Atari: the fast path is the plain one, the games end when they end, resuming changes nothing."""
 
+import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,12 +77,15 @@ def test_no_policy_gradient_beyond_the_clip():
     assert metrics["losses/clip_fraction"] == 1.0
 
 
-@pytest.mark.parametrize("kind", ["clipped", "mse", "huber"])
-def test_value_losses_pull_towards_the_return(kind):
-    values, old, returns = torch.tensor([0.0], requires_grad=True), torch.tensor([0.05]), torch.tensor([1.0])
+@pytest.mark.parametrize(
+    ("kind", "value", "pulls"),
+    [("clipped", 0.05, True), ("clipped", 0.5, False), ("mse", 0.5, True), ("huber", 0.5, True)],
+)
+def test_value_losses_pull_towards_the_return_unless_clipped(kind, value, pulls):
+    values, old, returns = torch.tensor([value], requires_grad=True), torch.tensor([0.0]), torch.tensor([1.0])
     rows = Rows(torch.zeros(1), torch.tensor([0]), torch.zeros(1), torch.zeros(1), returns, old)
     ppo_atari.ppo_loss(torch.zeros(1, 1), values, rows, Args(value_loss=kind))[0].backward()
-    assert values.grad[0] < 0
+    assert values.grad[0] < 0 if pulls else values.grad[0] == 0
 
 
 def test_actions_are_drawn_from_the_policy():
@@ -141,7 +145,7 @@ def test_evaluation_plays_whole_games_and_is_repeatable():
 
 def small_run(folder: Path, **changes) -> Path:
     """The folder of a run of six little rollouts with a checkpoint after every second one."""
-    options = {"num_envs": 2, "num_steps": 16, "total_timesteps": 192, "save_every": 64, "eval_episodes": 0}
+    options = {"num_envs": 2, "num_steps": 16, "total_timesteps": 192, "save_every": 32, "eval_episodes": 0}
     ppo_atari.main(Args(runs=folder, workers=1, bf16="off", **options | changes))
     return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
@@ -160,6 +164,30 @@ def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(tmp
     assert not torch.equal(
         other_seed.state["agent"]["hidden.weight"], checkpoints[0].state["agent"]["hidden.weight"]
     )
+
+
+def test_a_game_that_reaches_the_time_limit_is_bootstrapped(tmp_path, monkeypatch):
+    short = functools.partial(ppo_atari.AtariVectorEnv, max_num_frames_per_episode=40)
+    monkeypatch.setattr(ppo_atari, "AtariVectorEnv", short)
+    seen, real = [], ppo_atari.generalized_advantages
+
+    def spy(rewards, values, dones, *rest):
+        seen.append((rewards.copy(), dones.copy()))
+        return real(rewards, values, dones, *rest)
+
+    monkeypatch.setattr(ppo_atari, "generalized_advantages", spy)
+    small_run(tmp_path, total_timesteps=32)
+    rewards, dones = seen[0]  # (16, 2): forty frames are ten decisions
+    assert dones[9].all() and dones.sum() == 2
+    assert (rewards[9] != 0).all() and (np.delete(rewards, 9, 0) == 0).all()
+
+
+def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
+    options = {"total_timesteps": 96, "env_id": "ALE/Freeway-v5", "save_every": 1000}
+    without = load_checkpoint(small_run(tmp_path / "without", **options))
+    evaluated = small_run(tmp_path / "with", eval_every=64, eval_episodes=1, **options)
+    for name, weights in without.state["agent"].items():
+        assert torch.equal(weights, load_checkpoint(evaluated).state["agent"][name]), name
 
 
 def test_a_run_ends_with_an_evaluation(tmp_path):
@@ -182,6 +210,8 @@ def test_a_network_can_start_from_another_run(tmp_path):
         ({"env_id": "CartPole-v1"}, "unknown game"),
         ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
         ({"num_envs": 0}, "--num-envs must be at least 1"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"env_id": "ALE/Tennis-v5", "stop_when_solved": True}, "--solved-at"),
         ({"total_timesteps": 10}, "at least one rollout"),
     ],
 )
