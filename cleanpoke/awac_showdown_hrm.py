@@ -127,7 +127,7 @@ class Args:
     """Where the run's own folder goes."""
     total_steps: int = 3000
     """Updates."""
-    max_minutes: float = 6.0
+    max_minutes: float = 10.0
     """Training ends after this wall-clock time (without evaluations) if not before. The learning rate falls
     to a tenth towards whichever end comes first; only with "inf" is a resumed run bit-exactly the same."""
     save_every: int = 500
