@@ -168,7 +168,7 @@ def game_seed(seed: int, iteration: int, num_envs: int) -> int:
 
 def make_envs(env_id: str, num_envs: int, sticky: float, life_loss: bool, threads: int = 0) -> AtariVectorEnv:
     """Games with the standard preprocessing (Machado et al. 2018): frame skip 4 with the maximum of the last
-    two frames, 84 x 84 grey pixels, stacks of 4, up to 30 no-ops at the start, at most 108,000 frames.
+    two frames, 84 x 84 grey pixels, stacks of 4, fewer than 30 no-ops at the start, at most 108,000 frames.
 
     A finished game starts anew within the same step. life_loss: a lost life reports `terminated` while the
     game goes on. (ale-py's own episodic_life would restart the whole game.) Rewards are the game's own.
@@ -505,11 +505,11 @@ def main(args: Args) -> None:
             numpy_values = values.cpu().numpy()
             advantages = generalized_advantages(rewards, numpy_values, dones, args.gamma, args.gae_lambda)
             advantages = torch.from_numpy(advantages).to(device).flatten()
-            old_values = values[:T].flatten().clone()
+            old_values = values[:T].flatten()
             rollout = Rows(
                 observations[:T].flatten(0, 1),
-                actions.flatten().clone(),
-                log_probabilities.flatten().clone(),
+                actions.flatten(),
+                log_probabilities.flatten(),
                 advantages,
                 advantages + old_values,
                 old_values,
