@@ -12,7 +12,9 @@ is listed, PP and benches are complete. What only its owner can know (stats) is 
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ from cleanpoke.envs.showdown.damage import (
     expected_damage,
 )
 from cleanpoke.envs.showdown.dex import load_dex, vocabulary
-from cleanpoke.envs.showdown.tracker import BattleTracker, Pokemon, Side
+from cleanpoke.envs.showdown.tracker import BattleTracker, MoveSlot, Pokemon, Side
 
 NUM_ACTIONS = 13
 """0-3 the active Pokémon's moves, 4-8 a switch to a bench member, 9-12 moves with the gimmick."""
@@ -124,11 +126,35 @@ def health_sum(side: Side) -> float:
     return known + max(side.team_size - len(side.team), 0)
 
 
-Body = tuple[np.ndarray, np.ndarray]
-"""Words (NUM_BODY_WORDS,) and numbers (NUM_BODY_NUMBERS,) of a Pokémon; never changed once made."""
+@dataclass(slots=True)
+class Body:
+    """What is common to every Pokémon and changes rarely, encoded; never changed once made."""
 
-MAX_REMEMBERED = 200_000
-"""Entries of a look-up table before it starts afresh: about 100 MB."""
+    words: bytes
+    """NUM_BODY_WORDS int16."""
+    numbers: bytes
+    """NUM_BODY_NUMBERS float32."""
+    matchups: dict[tuple[str, ...], float]
+    """Defending types to how well its attacks do; shared by all with the same types and moves."""
+
+
+MAX_REMEMBERED = 20_000
+"""Entries of a look-up table before it starts afresh: about 10 MB."""
+
+# A row is put together as bytes: struct packs a slot ten times faster than numpy assigns it.
+PACK_CONTEXT_WORDS = Struct(f"{SLOT_KINDS[CONTEXT].num_words}h").pack
+PACK_CONTEXT_BASICS = Struct(f"{NUM_CONTEXT_BASICS}f").pack
+PACK_CONDITIONS = Struct(f"{NUM_CONTEXT_NUMBERS - NUM_CONTEXT_BASICS}f").pack
+PACK_BODY_WORDS = Struct(f"{NUM_BODY_WORDS}h").pack
+PACK_BODY_NUMBERS = Struct(f"{NUM_BODY_NUMBERS}f").pack
+PACK_RELATIONS = Struct("3f").pack
+PACK_ACTIVE_WORDS = Struct(f"{SLOT_KINDS[ACTIVE].num_words - NUM_BENCH_WORDS}h").pack
+PACK_ACTIVE_NUMBERS = Struct(f"{SLOT_KINDS[ACTIVE].num_numbers - NUM_BENCH_NUMBERS}f").pack
+PACK_MOVE_WORDS = Struct(f"{SLOT_KINDS[MOVES].num_words}h").pack
+PACK_MOVE_NUMBERS = Struct(f"{SLOT_KINDS[MOVES].num_numbers}f").pack
+# Padding is zero throughout, words (`<pad>`) and numbers.
+EMPTY_SLOTS = tuple((bytes(2 * kind.num_words), bytes(4 * kind.num_numbers)) for kind in SLOT_KINDS)
+NO_CONDITIONS = bytes(4 * (NUM_CONTEXT_NUMBERS - NUM_CONTEXT_BASICS))
 
 
 class Encoder:
@@ -143,7 +169,7 @@ class Encoder:
                 f"the vocabulary has {len(words)} words, the embedding only {VOCABULARY_SIZE} rows"
             )
         ids = {word: index for index, word in enumerate(words)}
-        self.pad, self.unknown, self.none = ids["<pad>"], ids["<unknown>"], ids["<none>"]
+        self.unknown, self.none = ids["<unknown>"], ids["<none>"]
         tables: dict[str, dict[str, int]] = {}
         for word, index in ids.items():
             space, _, name = word.partition(":")
@@ -154,53 +180,60 @@ class Encoder:
         self.weathers, self.fields = tables["weather"], tables["field"]
         self.categories, self.decisions = tables["category"], tables["decision"]
         self.format_word = tables["format"].get(battle_format, self.unknown)
+        self.hidden_slot = (
+            PACK_BODY_WORDS(*[self.unknown] * NUM_BODY_WORDS),
+            PACK_BODY_NUMBERS(1.0, *[0.0] * (NUM_BODY_NUMBERS - 1)) + PACK_RELATIONS(0.0, 0.0, 0.0),
+        )
         self.bodies: dict[tuple, Body] = {}
-        self.matchups: dict[tuple, float] = {}
+        self.matchups: dict[tuple, dict[tuple[str, ...], float]] = {}
+        self.move_words: dict[str, bytes] = {}
 
     def encode(
         self, tracker: BattleTracker, words: np.ndarray, numbers: np.ndarray, legal: np.ndarray
     ) -> None:
         """Writes one decision: `words` (NUM_WORDS,) int16, `numbers` (NUM_NUMBERS,), `legal` (13,) bool."""
-        words[:] = self.pad
-        numbers[:] = 0.0
         legal_actions = tracker.legal_actions()
-        legal[:] = legal_actions
         own, opponent = tracker.own, tracker.opponent
         # At team preview the first member stands where the active Pokémon will: action 0 leads with it.
         active = own.team[0] if tracker.decision == "preview" else own.active
         foe = opponent.active
+        body = self._body(active) if active else None
+        foe_body = self._body(foe) if foe else None
         stats = estimated_stats(self.dex, active) if active else None
         foe_stats = estimated_stats(self.dex, foe) if foe else None
 
-        self._context(tracker, legal_actions, words, numbers)
+        slots = [self._context(tracker, legal_actions)]
         if active is not None:
-            word, number = WORD_STARTS[ACTIVE][0], NUMBER_STARTS[ACTIVE][0]
-            self._active(tracker, active, stats, foe, foe_stats, words, numbers, word, number)
-            for index in range(min(NUM_MOVES, len(active.moves))):
-                self._move(tracker, index, active, stats, foe, foe_stats, legal_actions, words, numbers)
-        for index, pokemon in enumerate(tracker.bench()[:NUM_BENCH]):
-            word, number = WORD_STARTS[BENCH][index], NUMBER_STARTS[BENCH][index]
-            self._pokemon(pokemon, foe, words, numbers, word, number)
-            numbers[number + NUM_BODY_NUMBERS] = legal_actions[NUM_MOVES + index]
+            slots.append(self._active(tracker, active, body, stats, foe, foe_body, foe_stats))
+            for index, slot in enumerate(active.moves[:NUM_MOVES]):
+                allowed = legal_actions[index], legal_actions[NUM_MOVES + NUM_BENCH + index]
+                slots.append(self._move(slot, allowed, active, stats, foe, foe_stats, opponent))
+            slots += [EMPTY_SLOTS[MOVES]] * (NUM_MOVES - len(active.moves))
+        else:
+            slots += [EMPTY_SLOTS[ACTIVE], *[EMPTY_SLOTS[MOVES]] * NUM_MOVES]
+        bench = tracker.bench()[:NUM_BENCH]
+        for index, pokemon in enumerate(bench):
+            slots.append(self._benched(pokemon, foe, foe_body, legal_actions[NUM_MOVES + index]))
+        slots += [EMPTY_SLOTS[BENCH]] * (NUM_BENCH - len(bench))
         if foe is not None:
-            word, number = WORD_STARTS[OPPONENT_ACTIVE][0], NUMBER_STARTS[OPPONENT_ACTIVE][0]
-            self._active(tracker, foe, foe_stats, active, stats, words, numbers, word, number)
-        hidden = [pokemon for pokemon in opponent.team if pokemon is not foe]
-        for index in range(min(NUM_BENCH, opponent.team_size - (foe is not None))):
-            word, number = WORD_STARTS[OPPONENT_BENCH][index], NUMBER_STARTS[OPPONENT_BENCH][index]
-            if index < len(hidden):
-                self._pokemon(hidden[index], active, words, numbers, word, number)
-            else:
-                words[word : word + NUM_BODY_WORDS] = self.unknown
-                numbers[number] = 1.0
+            slots.append(self._active(tracker, foe, foe_body, foe_stats, active, body, stats))
+        else:
+            slots.append(EMPTY_SLOTS[OPPONENT_ACTIVE])
+        seen = [pokemon for pokemon in opponent.team if pokemon is not foe]
+        size = min(NUM_BENCH, opponent.team_size - (foe is not None))
+        slots += [self._benched(pokemon, active, body, False) for pokemon in seen[:size]]
+        slots += [self.hidden_slot] * (size - len(seen))
+        slots += [EMPTY_SLOTS[OPPONENT_BENCH]] * (NUM_BENCH - size)
 
-    def _context(
-        self, tracker: BattleTracker, legal_actions: list[bool], words: np.ndarray, numbers: np.ndarray
-    ) -> None:
+        words[:] = np.frombuffer(b"".join([slot[0] for slot in slots]), np.int16)
+        numbers[:] = np.frombuffer(b"".join([slot[1] for slot in slots]), np.float32)
+        legal[:] = legal_actions
+
+    def _context(self, tracker: BattleTracker, legal_actions: list[bool]) -> tuple[bytes, bytes]:
         own, opponent, turn = tracker.own, tracker.opponent, tracker.turn
         fields = tracker.fields
         terrain = next((name for name in TERRAINS if name in fields), None) if fields else None
-        words[: SLOT_KINDS[CONTEXT].num_words] = (
+        words = PACK_CONTEXT_WORDS(
             self.format_word,
             self.decisions.get(tracker.decision or "wait", self.unknown),
             self.weathers.get(tracker.weather, self.unknown) if tracker.weather else self.none,
@@ -210,7 +243,7 @@ class Encoder:
         )
         own_fainted = sum([pokemon.fainted for pokemon in own.team])
         opponent_fainted = sum([pokemon.fainted for pokemon in opponent.team])
-        numbers[:NUM_CONTEXT_BASICS] = (
+        basics = PACK_CONTEXT_BASICS(
             min(turn / 50, 4.0),
             (len(own.team) - own_fainted) / 6,
             (opponent.team_size - opponent_fainted) / 6,
@@ -226,7 +259,10 @@ class Encoder:
             any(legal_actions[NUM_MOVES + NUM_BENCH :]),
             opponent.gimmick_used,
         )
-        position = NUM_CONTEXT_BASICS
+        if not (own.conditions or opponent.conditions or fields):
+            return words, basics + NO_CONDITIONS
+        numbers = [0.0] * (NUM_CONTEXT_NUMBERS - NUM_CONTEXT_BASICS)
+        position = 0
         for side in (own, opponent):
             for name, condition in side.conditions.items():
                 place = SIDE_CONDITION_PLACES.get(name)
@@ -239,20 +275,10 @@ class Encoder:
             if place is not None:
                 numbers[position + 2 * place] = 1.0
                 numbers[position + 2 * place + 1] = (turn - started) / 8
+        return words, basics + PACK_CONDITIONS(*numbers)
 
-    def _pokemon(
-        self,
-        pokemon: Pokemon,
-        foe: Pokemon | None,
-        words: np.ndarray,
-        numbers: np.ndarray,
-        word: int,
-        number: int,
-    ) -> None:
-        """What every Pokémon has, from positions `word` and `number` on; the flag of a legal switch stays 0.
-
-        Most of a team does not change from one decision to the next, so it is remembered by content.
-        """
+    def _body(self, pokemon: Pokemon) -> Body:
+        """Most of a team does not change from one decision to the next, so it is remembered by content."""
         key = (
             pokemon.species,
             pokemon.hp,
@@ -273,30 +299,40 @@ class Encoder:
         if body is None:
             if len(self.bodies) >= MAX_REMEMBERED:
                 self.bodies.clear()
-            body = self.bodies[key] = self._body(pokemon)
-        words[word : word + NUM_BODY_WORDS] = body[0]
-        numbers[number : number + NUM_BODY_NUMBERS] = body[1]
-        if foe is not None:
-            numbers[number + NUM_BODY_NUMBERS + 1] = self._matchup(pokemon, foe)
-            numbers[number + NUM_BODY_NUMBERS + 2] = self._matchup(foe, pokemon)
+            body = self.bodies[key] = self._make_body(pokemon)
+        return body
 
-    def _matchup(self, attacker: Pokemon, defender: Pokemon) -> float:
-        key = (attacker.types, defender.types, *[slot.id for slot in attacker.moves])
-        value = self.matchups.get(key)
+    def _matchup(self, attacker: Pokemon, attacker_body: Body, defender: Pokemon) -> float:
+        value = attacker_body.matchups.get(defender.types)
         if value is None:
-            if len(self.matchups) >= MAX_REMEMBERED:
-                self.matchups.clear()
-            value = self.matchups[key] = best_attack_effectiveness(self.dex, attacker, defender.types) / 4
+            value = best_attack_effectiveness(self.dex, attacker, defender.types) / 4
+            attacker_body.matchups[defender.types] = value
         return value
 
-    def _body(self, pokemon: Pokemon) -> Body:
+    def _benched(
+        self, pokemon: Pokemon, foe: Pokemon | None, foe_body: Body | None, may_enter: bool
+    ) -> tuple[bytes, bytes]:
+        """What every Pokémon has: its body, whether one may switch to it, the match-up both ways."""
+        body = self._body(pokemon)
+        return body.words, body.numbers + self._relations(pokemon, body, foe, foe_body, may_enter)
+
+    def _relations(
+        self, pokemon: Pokemon, body: Body, foe: Pokemon | None, foe_body: Body | None, may_enter: bool
+    ) -> bytes:
+        if foe is None:
+            return PACK_RELATIONS(may_enter, 0.0, 0.0)
+        return PACK_RELATIONS(
+            may_enter, self._matchup(pokemon, body, foe), self._matchup(foe, foe_body, pokemon)
+        )
+
+    def _make_body(self, pokemon: Pokemon) -> Body:
         species = self.dex.species.get(pokemon.species)
         types = pokemon.types
         ability, item = pokemon.ability, pokemon.item
         moves = pokemon.moves[:NUM_MOVES]
         is_own = pokemon.stats is not None
         absent = self.none if is_own else self.unknown
-        words = [
+        words = PACK_BODY_WORDS(
             self.species.get(pokemon.species, self.unknown),
             self.types.get(types[0], self.unknown) if types else self.none,
             self.types.get(types[1], self.unknown) if len(types) > 1 else self.none,
@@ -306,8 +342,8 @@ class Encoder:
             self.unknown if pokemon.tera_type is None else self.types.get(pokemon.tera_type, self.unknown),
             *[self.moves.get(slot.id, self.unknown) for slot in moves],
             *[absent] * (NUM_MOVES - len(moves)),
-        ]
-        numbers = [
+        )
+        numbers = PACK_BODY_NUMBERS(
             1.0,
             pokemon.hp_fraction,
             pokemon.level / 100,
@@ -319,68 +355,68 @@ class Encoder:
             *([pokemon.stats[name] / 500 for name in STATS] if is_own else [0.0] * 5),
             *[slot.pp / slot.max_pp if slot.max_pp else 0.0 for slot in moves],
             *[0.0] * (NUM_MOVES - len(moves)),
-        ]
-        return np.array(words, np.int16), np.array(numbers, np.float32)
+        )
+        if len(self.matchups) >= MAX_REMEMBERED:
+            self.matchups.clear()
+        matchups = self.matchups.setdefault((types, *[slot.id for slot in pokemon.moves]), {})
+        return Body(words, numbers, matchups)
 
     def _active(
         self,
         tracker: BattleTracker,
         pokemon: Pokemon,
+        body: Body,
         stats: dict[str, float],
         foe: Pokemon | None,
+        foe_body: Body | None,
         foe_stats: dict[str, float] | None,
-        words: np.ndarray,
-        numbers: np.ndarray,
-        word: int,
-        number: int,
-    ) -> None:
-        self._pokemon(pokemon, foe, words, numbers, word, number)
-        word += NUM_BENCH_WORDS
-        number += NUM_BENCH_NUMBERS
-        words[word] = self.moves.get(pokemon.last_move, self.none)
+    ) -> tuple[bytes, bytes]:
+        boosts = [0.0] * len(BOOST_PLACES)
         for name, stage in pokemon.boosts.items():
-            numbers[number + BOOST_PLACES[name]] = stage / 6
-        number += len(BOOST_PLACES)
-        numbers[number] = min(pokemon.active_turns, 10) / 10
+            boosts[BOOST_PLACES[name]] = stage / 6
+        faster = advantage = 0.0
         if foe is not None:
             own_speed = effective_speed(self.dex, pokemon, stats)
             foe_speed = effective_speed(self.dex, foe, foe_stats)
-            numbers[number + 1] = own_speed > foe_speed
-            numbers[number + 2] = (own_speed - foe_speed) / (own_speed + foe_speed)
-        number += 3
+            faster = own_speed > foe_speed
+            advantage = (own_speed - foe_speed) / (own_speed + foe_speed)
+        names, ages = [0] * MAX_VOLATILES, [0.0] * MAX_VOLATILES
         for index, (name, started) in enumerate(list(pokemon.volatiles.items())[:MAX_VOLATILES]):
-            words[word + 1 + index] = self.volatiles.get(name, self.unknown)
-            numbers[number + index] = min(tracker.turn - started, 8) / 8
+            names[index] = self.volatiles.get(name, self.unknown)
+            ages[index] = min(tracker.turn - started, 8) / 8
+        words = PACK_ACTIVE_WORDS(self.moves.get(pokemon.last_move, self.none), *names)
+        numbers = PACK_ACTIVE_NUMBERS(*boosts, min(pokemon.active_turns, 10) / 10, faster, advantage, *ages)
+        relations = self._relations(pokemon, body, foe, foe_body, False)
+        return body.words + words, body.numbers + relations + numbers
 
     def _move(
         self,
-        tracker: BattleTracker,
-        index: int,
+        slot: MoveSlot,
+        allowed: tuple[bool, bool],
         active: Pokemon,
         stats: dict[str, float],
         foe: Pokemon | None,
         foe_stats: dict[str, float] | None,
-        legal_actions: list[bool],
-        words: np.ndarray,
-        numbers: np.ndarray,
-    ) -> None:
-        slot = active.moves[index]
+        opponent: Side,
+    ) -> tuple[bytes, bytes]:
+        """A move of the own active Pokémon; `allowed` without and with the gimmick."""
         move = self.dex.moves.get(slot.id)
         if move is None:
-            return
+            return EMPTY_SLOTS[MOVES]
         effectiveness, damage = 1.0, 0.0
         if foe is not None and move.category != "Status":
             effectiveness = self.dex.effectiveness(move.type, foe.types)
-            damage = expected_damage(self.dex, move, active, stats, foe, foe_stats, tracker.opponent)
-        word, number = WORD_STARTS[MOVES][index], NUMBER_STARTS[MOVES][index]
-        words[word : word + SLOT_KINDS[MOVES].num_words] = (
-            self.moves.get(slot.id, self.unknown),
-            self.types.get(move.type, self.unknown),
-            self.categories.get(move.category.lower(), self.unknown),
-            self.statuses.get(move.status, self.none),
-            self.volatiles.get(move.volatile_status, self.none),
-        )
-        numbers[number : number + SLOT_KINDS[MOVES].num_numbers] = (
+            damage = expected_damage(self.dex, move, active, stats, foe, foe_stats, opponent)
+        words = self.move_words.get(slot.id)
+        if words is None:
+            words = self.move_words[slot.id] = PACK_MOVE_WORDS(
+                self.moves.get(slot.id, self.unknown),
+                self.types.get(move.type, self.unknown),
+                self.categories.get(move.category.lower(), self.unknown),
+                self.statuses.get(move.status, self.none),
+                self.volatiles.get(move.volatile_status, self.none),
+            )
+        numbers = PACK_MOVE_NUMBERS(
             1.0,
             move.base_power / 150,
             move.accuracy,
@@ -390,7 +426,7 @@ class Encoder:
             move.type in active.types,
             min(damage, 2.0),
             foe is not None and damage >= foe.hp_fraction > 0,
-            legal_actions[index],
-            legal_actions[NUM_MOVES + NUM_BENCH + index],
+            *allowed,
             move.heal + move.drain,
         )
+        return words, numbers

@@ -42,6 +42,7 @@ class BattleTracker(LineReader):
         self.decision: str | None = None
         self.trapped = False
         self.maybe_trapped = False
+        self._legal: list[bool] | None = None  # of the current request, once somebody has asked
         self._order: list[Pokemon] = []  # own team in the order of the current request
         self._known_by_request = False
 
@@ -50,6 +51,7 @@ class BattleTracker(LineReader):
         self.read(lines)
         self.decision = None
         self.request = request
+        self._legal = None
         if request is not None:
             self._receive_request(request)
 
@@ -63,7 +65,15 @@ class BattleTracker(LineReader):
         return [pokemon for pokemon in self.own.team if pokemon is not active][:NUM_BENCH]
 
     def legal_actions(self) -> list[bool]:
-        """The 13-action mask that the current request allows; all False when nothing is to be decided."""
+        """The 13-action mask that the current request allows; all False when nothing is to be decided.
+
+        Read-only: it is worked out once per request.
+        """
+        if self._legal is None:
+            self._legal = self._work_out_legal_actions()
+        return self._legal
+
+    def _work_out_legal_actions(self) -> list[bool]:
         legal = [False] * NUM_ACTIONS
         if self.decision == "move":
             active = self.request["active"][0]
@@ -261,6 +271,9 @@ class BattleTracker(LineReader):
     def _match_entries(self, entries: list[dict]) -> list[Pokemon]:
         """Own Pokémon in the order of a request. Names are unique but for formats without Nickname Clause;
         there, level and known moves decide."""
+        only = {pokemon.name: pokemon for pokemon in self.own.team}
+        if len(only) == len(entries):
+            return [only[entry["ident"][4:]] for entry in entries]
         by_name: dict[str, list[Pokemon]] = {}
         for pokemon in self.own.team:
             by_name.setdefault(pokemon.name, []).append(pokemon)
