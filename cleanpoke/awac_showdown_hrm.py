@@ -586,6 +586,9 @@ class Network(nn.Module):
 
 
 def build_network(args: Args) -> Network:
+    for option, value in (("--n-sup", args.n_sup), ("--mem-window", args.mem_window)):
+        if value is not None and value < 1:
+            raise CleanPokeError(f"{option} {value}: give 1 or more")
     preset = PRESETS[args.preset]
     preset = preset._replace(segments=args.n_sup or preset.segments)
     return Network(preset, args.traj_encoder, args.mem_window, args.grad_mode)
@@ -1207,17 +1210,6 @@ def evaluate(
     return results
 
 
-def results_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The evaluation as a Markdown table."""
-    lines = ["|play|opponent|battles|wins|ties|win rate|95% interval|", "|-|-|-|-|-|-|-|"]
-    for play, rows in results.items():
-        for opponent, row in rows.items():
-            counts = "|".join(f"{row[name]:.0f}" for name in ("battles", "wins", "ties"))
-            shares = f"{row['win_rate']:.1%}|{row['low']:.1%} - {row['high']:.1%}"
-            lines.append(f"|{play}|{opponent}|{counts}|{shares}|")
-    return "\n".join(lines)
-
-
 # --- Training ---------------------------------------------------------------------------------------------
 
 
@@ -1283,7 +1275,7 @@ def collect_battles(args: Args) -> None:
 def report_evaluation(run: Run, step: int, args: Args, battles: int, stop: StopSignal) -> None:
     """Evaluates the run's newest checkpoint: prints the table, logs it, writes evaluation.json."""
     results = evaluate(args, run.folder, battles, stop)
-    table = results_table(results)
+    table = arena.results_table(results)
     run.progress.print(table)
     if stop:  # not all battles were played
         return

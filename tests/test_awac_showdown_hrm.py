@@ -185,6 +185,23 @@ def test_filling_a_batch_up_changes_no_gradient():
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-4)
 
 
+def test_filling_a_batch_up_changes_no_held_out_measure():
+    network = trained_looking(tiny_network(torch.float64))
+    generator = np.random.default_rng(3)
+    battles = [made_up_battle(generator, length) for length in (3, 9, 6)]
+    natural, filled = (
+        awac.measure_held_out(network, [awac.make_batch(battles, awac.reward_weights("shaped"), *multiples)])
+        for multiples in ((1, 1), (64, 16))
+    )
+    assert natural == pytest.approx(filled, rel=1e-6) and natural["heldout/nll"] > 0
+
+
+@pytest.mark.parametrize("options", [{"n_sup": 0}, {"mem_window": 0}])
+def test_impossible_sizes_are_refused(options):
+    with pytest.raises(CleanPokeError, match="give 1 or more"):
+        awac.build_network(awac.Args(**options))
+
+
 def test_an_empty_slot_is_silent():
     encoder = awac.TurnEncoder(32, 16)
     assert encoder.words.weight[0].abs().max() == 0
@@ -634,6 +651,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(battle_folder, tmp_path, monk
         for key, value in expected.state[name].items():
             assert torch.equal(found.state[name][key], value), (name, key)
     assert found.state["sampler"] == expected.state["sampler"]
+
+
+def test_torchrun_trains_the_same_network_as_one_process(battle_folder, tmp_path):
+    """The whole command: sampling, filled-up batches, gradients, clipping and who writes what."""
+    options = ["--data", str(battle_folder), "--preset", "tiny", "--bf16", "off", "--threads", "1"]
+    options += ["--batch-decisions", "100", "--total-steps", "6", "--warmup-steps", "2", "--seed", "4"]
+    options += ["--max-minutes", "inf", "--eval-battles", "0", "--held-out", "0.2", "--held-out-every", "3"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(awac.__file__).parents[1])}
+    trained = {}
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, awac.__file__, *options, "--runs", str(tmp_path / name)]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        (folder,) = (tmp_path / name).iterdir()
+        trained[name] = load_checkpoint(folder).state["network"]
+    awac.seed_everything(4)
+    untrained = awac.build_network(awac.Args(preset="tiny")).state_dict()
+
+    def distance(one: dict, other: dict) -> float:
+        return math.sqrt(sum(float((one[key] - other[key]).double().square().sum()) for key in one))
+
+    # Adam turns rounding errors of tiny gradients into steps, so equal means: close beside what was learned.
+    assert distance(trained["one"], trained["two"]) < 0.02 * distance(trained["one"], untrained)
 
 
 def test_checkpoints_that_cannot_play_are_refused(battle_folder, tmp_path, monkeypatch):

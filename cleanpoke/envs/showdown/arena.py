@@ -415,3 +415,14 @@ def evaluate(
             "mean_turns": count["turns"] / max(played, 1),
         }
     return rows
+
+
+def results_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Rows of `evaluate` as a Markdown table: {"greedy" or "sampled": {opponent: row}}."""
+    lines = ["|play|opponent|battles|wins|ties|cut off|win rate|95% interval|", "|-|-|-|-|-|-|-|-|"]
+    for play_name, rows in results.items():
+        for opponent, row in rows.items():
+            counts = "|".join(f"{row[name]:.0f}" for name in ("battles", "wins", "ties", "cut_off"))
+            shares = f"{row['win_rate']:.1%}|{row['low']:.1%} - {row['high']:.1%}"
+            lines.append(f"|{play_name}|{opponent}|{counts}|{shares}|")
+    return "\n".join(lines)

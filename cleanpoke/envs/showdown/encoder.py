@@ -84,19 +84,6 @@ SLOT_KINDS = (
 )
 NUM_WORDS = sum(kind.count * kind.num_words for kind in SLOT_KINDS)
 NUM_NUMBERS = sum(kind.count * kind.num_numbers for kind in SLOT_KINDS)
-
-
-def slot_starts(sizes: tuple[int, ...]) -> list[range]:
-    """For each kind of slot, where its slots begin in a row that concatenates slots of these sizes."""
-    starts, position = [], 0
-    for kind, size in zip(SLOT_KINDS, sizes, strict=True):
-        starts.append(range(position, position + kind.count * size, size))
-        position += kind.count * size
-    return starts
-
-
-WORD_STARTS = slot_starts(tuple(kind.num_words for kind in SLOT_KINDS))
-NUMBER_STARTS = slot_starts(tuple(kind.num_numbers for kind in SLOT_KINDS))
 CONTEXT, ACTIVE, MOVES, BENCH, OPPONENT_ACTIVE, OPPONENT_BENCH = range(len(SLOT_KINDS))
 
 VOCABULARY_SIZE = 5120

@@ -1,0 +1,189 @@
+"""The arena: what is recorded is what was played, and every battle is counted as what it was."""
+
+import functools
+import os
+import time
+
+import numpy as np
+import pytest
+
+from cleanpoke.envs.showdown import arena, collection
+from cleanpoke.envs.showdown.arena import EvaluationShare, Match, differences, in_processes, play
+from cleanpoke.envs.showdown.battle_files import read_folder
+from cleanpoke.envs.showdown.encoder import Encoder
+from cleanpoke.envs.showdown.players import RandomLegalPlayer
+from cleanpoke.envs.showdown.simulator import Simulator
+from cleanpoke.envs.showdown.teams import load_teams
+from cleanpoke.errors import CleanPokeError
+
+# Gothitelle's Shadow Tag is hidden until somebody tries to leave: the first attempt is refused.
+TRAPPER = "Gothitelle||leftovers|shadowtag|psychic,thunderbolt,calmmind,rest|Calm|252,,4,,252,|||||"
+FLEEING = "]".join(
+    f"{species}||leftovers|{ability}|{moves}|Jolly|,252,4,,,252|||||"
+    for species, ability, moves in (
+        ("Garchomp", "roughskin", "earthquake,outrage,swordsdance,protect"),
+        ("Corviknight", "pressure", "bravebird,roost,bodypress,defog"),
+    )
+)
+
+
+class Watching(RandomLegalPlayer):
+    """Random play that notes, for each seat, the position at each answer and the answer."""
+
+    def __init__(self, seed: int, choose_action=None):
+        super().__init__(seed, name=f"watching{seed}")
+        self.choose_action = choose_action
+        self.notes: dict[tuple[int, int], list[tuple]] = {}
+
+    def choose(self, decisions):
+        answers = super().choose(decisions)
+        for index, decision in enumerate(decisions):
+            if self.choose_action is not None:
+                answers[index] = self.choose_action(decision.tracker)
+            notes = self.notes.setdefault(decision.key, [])
+            if decision.message.error:
+                notes.pop()
+            notes.append((differences(decision.tracker), answers[index], decision.legal.copy()))
+        return answers
+
+
+def recorded(battle_format: str, matches: list[Match], **options):
+    with Simulator(battle_format, seed=1, **options) as simulator:
+        return list(play(simulator, matches, Encoder(battle_format), record=True))
+
+
+@pytest.mark.parametrize("battle_format", ["gen1randombattle", "gen9randombattle"])
+def test_each_step_has_the_executed_action_and_the_change_that_followed(battle_format):
+    player = Watching(1)
+    results = recorded(battle_format, [Match(seed, (player, player)) for seed in range(4)])
+    # Battles are numbered as they start, in the simulator as in the trajectories.
+    trajectories = [one for result in results for one in result.trajectories]
+    assert len(trajectories) == 8
+    for trajectory in trajectories:
+        notes = player.notes[trajectory.battle, trajectory.side]
+        positions = np.array([position for position, _, _ in notes])
+        rewards = np.array(trajectory.reward_terms)
+        assert trajectory.action == [action for _, action, _ in notes]
+        assert np.array_equal(trajectory.legal, [legal for _, _, legal in notes])
+        assert all(legal[action] for legal, action in zip(trajectory.legal, trajectory.action, strict=True))
+        assert np.allclose(rewards[:-1, :3], np.diff(positions, axis=0))
+        assert not rewards[:-1, 3].any() and rewards[-1, 3] == trajectory.outcome
+
+
+def test_both_seats_of_a_battle_see_opposite_rewards():
+    player = Watching(2)
+    for result in recorded("gen1randombattle", [Match(seed, (player, player)) for seed in range(3)]):
+        one, other = result.trajectories
+        assert (one.side, other.side) == (0, 1)
+        assert one.outcome == -other.outcome == (1 if result.winner == 0 else -1)
+        # Health is exact for its owner and a percentage for the opponent: equal but for the rounding.
+        end = [player.notes[one.battle, side][-1][0][2] for side in (0, 1)]
+        assert end[0] == -end[1]
+
+
+def test_refused_choice_is_replaced_by_the_executed_one():
+    def flee(tracker):
+        legal = tracker.legal_actions()
+        return next((action for action in range(4, 9) if legal[action]), legal.index(True))
+
+    fleeing, trapper = Watching(1, flee), Watching(2)
+    match = Match(1, (fleeing, trapper), (FLEEING, TRAPPER))
+    (result,) = recorded("gen9anythinggoes", [match], turn_limit=30)
+    trajectory = result.trajectories[0]
+    notes = fleeing.notes[trajectory.battle, 0]
+    assert trajectory.action == [action for _, action, _ in notes]
+    # While the first one stands it cannot leave: moves were executed, with masks that forbid switching.
+    assert trajectory.action[0] == 0 or trajectory.action[1] == 0
+    trapped = [legal for legal, action in zip(trajectory.legal, trajectory.action, strict=True) if action < 4]
+    assert trapped and not any(legal[4:9].any() for legal in trapped)
+    assert len(trajectory.words) == len(trajectory.action) == len(trajectory.reward_terms)
+
+
+def test_cut_off_battle_is_truncated_and_nobodys_win():
+    player = Watching(3)
+    (result,) = recorded("gen1randombattle", [Match(1, (player, player))], turn_limit=4)
+    assert (result.winner, result.truncated, result.reason) == (None, True, "turn_limit")
+    for trajectory in result.trajectories:
+        assert trajectory.is_truncated and trajectory.outcome == 0 and trajectory.reward_terms[-1][3] == 0
+
+
+def test_evaluation_pairs_swap_the_seats_and_play_held_out_teams():
+    agent, opponent = RandomLegalPlayer(1, "agent"), RandomLegalPlayer(2, "opponent")
+    shares = [
+        EvaluationShare(lambda: agent, {}, "gen1ou", range(first, 6, 2), "heldout", 7, 64) for first in (0, 1)
+    ]
+    matches = [match for share in shares for match in arena._paired_matches(share, agent, opponent, 0)]
+    held_out = {team.packed for team in load_teams("gen1ou", "heldout")}
+    for one, other in zip(matches[::2], matches[1::2], strict=True):
+        assert (one.seed, one.teams) == (other.seed, other.teams)
+        assert one.players == (agent, opponent) and other.players == (opponent, agent)
+        assert set(one.teams) <= held_out
+    assert len({match.seed for match in matches}) == 6
+    alone = EvaluationShare(lambda: agent, {}, "gen1ou", range(6), "heldout", 7, 64)
+    assert {match.seed for match in arena._paired_matches(alone, agent, opponent, 0)} == {
+        match.seed for match in matches
+    }
+
+
+def test_evaluation_counts_every_battle_once():
+    rows = arena.evaluate(
+        functools.partial(RandomLegalPlayer, 1, "agent"),
+        {"one": RandomLegalPlayer, "other": RandomLegalPlayer},
+        "gen1randombattle",
+        battles=9,
+        seed=3,
+    )
+    assert list(rows) == ["one", "other"]
+    for row in rows.values():
+        assert row["battles"] == 10 and 0 < row["wins"] < 10 and row["cut_off"] == 0
+        assert row["win_rate"] == row["wins"] / 10 and row["low"] < row["win_rate"] < row["high"]
+
+
+def test_collection_uses_training_teams_and_can_be_stopped(tmp_path):
+    progress = collection.collect(
+        tmp_path / "battles", "gen1ou", (RandomLegalPlayer,), battles=6, seed=1, processes=2
+    )
+    battles = read_folder(tmp_path / "battles", verify=True)
+    assert progress.battles == 6 and progress.decisions == battles.total_decisions
+    training = {team.index for team in load_teams("gen1ou", "train")}
+    assert set(battles.trajectories["team"].tolist()) <= training
+    assert len(set(battles.trajectories["battle"].tolist())) == 6
+    late = collection.collect(
+        tmp_path / "late", "gen1ou", (RandomLegalPlayer,), battles=1000, seed=1, max_seconds=0
+    )
+    assert late.battles == 0
+
+
+def die(share, report, stopped):
+    report(share)
+    time.sleep(0.5)
+    os._exit(3)
+
+
+def complain(share, report, stopped):
+    raise CleanPokeError(f"share {share} is impossible")
+
+
+def wait_until_stopped(share, report, stopped):
+    report(os.getpid())
+    while not stopped():
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(die, "exit code 3"), (complain, "share 1 is impossible"), (wait_until_stopped, "said nothing for 2 s")],
+)
+def test_child_that_dies_complains_or_hangs_is_one_clear_error(function, message):
+    with pytest.raises(CleanPokeError, match=message):
+        list(in_processes(function, [1], timeout_seconds=2))
+
+
+def test_children_end_with_the_reader():
+    reports = in_processes(wait_until_stopped, [1, 2])
+    children = [next(reports), next(reports)]
+    reports.close()
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{child}") for child in children):
+        assert time.monotonic() < deadline, "a child is still there"
+        time.sleep(0.05)
