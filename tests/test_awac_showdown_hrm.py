@@ -188,7 +188,7 @@ def test_filling_a_batch_up_changes_no_gradient():
 def test_filling_a_batch_up_changes_no_held_out_measure():
     network = trained_looking(tiny_network(torch.float64))
     generator = np.random.default_rng(3)
-    battles = [made_up_battle(generator, length) for length in (3, 9, 6)]
+    battles = [made_up_battle(generator, length) for length in (3, 9, 6, 4, 7, 5)]
     natural, filled = (
         awac.measure_held_out(network, [awac.make_batch(battles, awac.reward_weights("shaped"), *multiples)])
         for multiples in ((1, 1), (64, 16))
