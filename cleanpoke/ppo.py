@@ -1,0 +1,473 @@
+"""Learns small worlds with vector observations and discrete actions by PPO (Schulman et al. 2017).
+
+For gymnasium's CartPole-v1, LunarLander-v3, Taxi-v4 and their like: observations that are a vector of numbers
+or one number out of n (then one-hot), actions that are one out of n. The loop is ppo_atari.py's.
+
+    python cleanpoke/ppo.py --env-id LunarLander-v3
+
+Axes: T steps of a rollout, N environments, O observation, A actions, B rows of a minibatch.
+"""
+
+import dataclasses
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor, nn
+
+from cleanpoke.compute import start
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.run import (
+    Checkpoint,
+    Run,
+    load_checkpoint,
+    parse_arguments,
+    restore_random_state,
+    seed_everything,
+)
+from cleanpoke.terminal import StopSignal
+
+SCRIPT = Path(__file__).stem
+STATE_KEYS = ("agent", "optimizer", "recent_returns")
+RETURN_MOMENTS_RATE = 0.1
+"""How far the running moments of the returns move towards those of each rollout."""
+
+
+@dataclasses.dataclass
+class Args:
+    # Run
+    env_id: str = "CartPole-v1"
+    """Any gymnasium environment with a vector or discrete observation and discrete actions."""
+    seed: int = 1
+    """Seed of initialisation, actions, minibatches and worlds."""
+    resume: Path | None = None
+    """Checkpoint or run folder to continue, with its arguments where you give no others."""
+    init_from: Path | None = None
+    """Checkpoint whose network to start from, as a new run."""
+    runs: Path = Path("runs")
+    """Where the run's own folder goes."""
+    total_timesteps: int = 500_000
+    """Decisions over all environments."""
+    save_every: int = 64_000
+    """Decisions between checkpoints. All episodes start anew then (their last values are bootstrapped), so
+    that a run resumed from such a checkpoint equals an uninterrupted one."""
+    solved_at: float | None = None
+    """Mean return of the last 100 episodes that counts as solved; default: gymnasium's own threshold."""
+    stop_when_solved: bool = False
+    """End the run as soon as the environment is solved."""
+
+    # Algorithm
+    num_envs: int = 16
+    learning_rate: float = 1e-3
+    anneal_lr: bool = True
+    """Lower the learning rate linearly to zero."""
+    num_steps: int = 128
+    """Decisions per environment in one rollout."""
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    num_minibatches: int = 8
+    update_epochs: int = 4
+    """Passes over each rollout."""
+    norm_adv: bool = True
+    """Standardise advantages in each minibatch."""
+    clip_coef: float = 0.2
+    """How far a probability ratio may move from 1."""
+    ent_coef: float = 0.01
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    normalize_returns: bool = True
+    """The critic learns standardised returns (PopArt, van Hasselt et al. 2016)."""
+    action_mask: bool = False
+    """Never choose an action that the environment's info["action_mask"] forbids."""
+
+    # Evaluation
+    eval_every: int = 0
+    """Decisions between evaluations; 0: only at the end."""
+    eval_episodes: int = 100
+    """Episodes per evaluation, greedy and sampled; 0: no evaluation."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def solved_return(self) -> float:
+        threshold = gym.spec(self.env_id).reward_threshold
+        return self.solved_at if self.solved_at is not None else math.inf if threshold is None else threshold
+
+
+def check(args: Args) -> None:
+    """Raises CleanPokeError for arguments that do not fit together."""
+    for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every"):
+        if getattr(args, name) < 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("seed", "eval_episodes", "eval_every"):
+        if getattr(args, name) < 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    if args.batch_size % args.num_minibatches:
+        raise CleanPokeError(
+            f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
+            f"{args.num_minibatches} equal minibatches: change --num-minibatches"
+        )
+    if args.total_timesteps < args.batch_size:
+        raise CleanPokeError(f"--total-timesteps must be at least one rollout, {args.batch_size}")
+
+
+# --- Worlds -----------------------------------------------------------------------------------------------
+
+
+def make_envs(env_id: str, num_envs: int, action_mask: bool) -> SyncVectorEnv:
+    """Environments that start anew within the same step. Raises CleanPokeError for one that does not fit."""
+    try:
+        envs = gym.make_vec(
+            env_id,
+            num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        )
+    except gym.error.Error as error:
+        raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
+    space = envs.single_observation_space
+    is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    if not (is_vector or isinstance(space, gym.spaces.Discrete)):
+        raise CleanPokeError(f"{env_id} shows {space}: this script reads one vector or one number out of n")
+    if not isinstance(envs.single_action_space, gym.spaces.Discrete):
+        raise CleanPokeError(
+            f"{env_id} takes actions {envs.single_action_space}: this script chooses one out of n"
+        )
+    if action_mask and "action_mask" not in envs.reset(seed=0)[1]:
+        raise CleanPokeError(f"{env_id} gives no action mask: leave out --action-mask")
+    return envs
+
+
+def world_seed(seed: int, iteration: int) -> int:
+    """Seed of the episodes that start before an iteration (-1: of an evaluation)."""
+    return int(np.random.SeedSequence((seed, iteration + 1)).generate_state(1)[0]) % 2**30
+
+
+def observe(envs: SyncVectorEnv, observations: np.ndarray) -> Tensor:
+    """What the network reads: vectors (N, O) as float32, numbers (N,) one-hot."""
+    space = envs.single_observation_space
+    if isinstance(space, gym.spaces.Discrete):
+        return F.one_hot(torch.as_tensor(observations - space.start), int(space.n)).float()
+    return torch.as_tensor(observations, dtype=torch.float32)
+
+
+def allowed(envs: SyncVectorEnv, info: dict[str, Any], action_mask: bool) -> Tensor:
+    """(N, A) bool: the actions that may be chosen."""
+    if action_mask:
+        return torch.from_numpy(np.stack(info["action_mask"]).astype(bool))
+    return torch.ones(envs.num_envs, int(envs.single_action_space.n), dtype=torch.bool)
+
+
+# --- Network ----------------------------------------------------------------------------------------------
+
+
+def initialized(layer: nn.Linear, gain: float = 2**0.5) -> nn.Linear:
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Agent(nn.Module):
+    """Actor and critic, two hidden layers each. The critic's units are standardised returns."""
+
+    def __init__(self, num_inputs: int, num_actions: int, width: int = 64):
+        super().__init__()
+
+        def perceptron(outputs: int, gain: float) -> nn.Sequential:
+            layers = [initialized(nn.Linear(num_inputs, width)), nn.Tanh()]
+            layers += [initialized(nn.Linear(width, width)), nn.Tanh()]
+            return nn.Sequential(*layers, initialized(nn.Linear(width, outputs), gain))
+
+        self.actor, self.critic = perceptron(num_actions, 0.01), perceptron(1, 1.0)
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+        self.register_buffer("rollouts_seen", torch.zeros(()))
+
+    def forward(self, observations: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations (B, O), mask (B, A) to log-probabilities (B, A) and standardised values (B,)."""
+        logits = self.actor(observations).masked_fill(~mask, -1e9)
+        return logits.log_softmax(1), self.critic(observations)[:, 0]
+
+    def value(self, standardised: Tensor) -> Tensor:
+        return standardised * self.return_std + self.return_mean
+
+    @torch.no_grad()
+    def rescale(self, returns: Tensor) -> None:
+        """Moves the moments towards those of these returns, and the critic's last layer with them, so that
+        its values stay what they were (PopArt)."""
+        self.rollouts_seen += 1
+        rate = max(RETURN_MOMENTS_RATE, 1 / float(self.rollouts_seen))
+        old_mean, old_std = self.return_mean.clone(), self.return_std.clone()
+        self.return_mean.lerp_(returns.mean(), rate)
+        self.return_std.lerp_(returns.std().clamp_min(1e-4), rate)
+        last = self.critic[-1]
+        last.weight.mul_(old_std / self.return_std)
+        last.bias.mul_(old_std / self.return_std).add_((old_mean - self.return_mean) / self.return_std)
+
+
+def sample(log_pi: Tensor) -> Tensor:
+    """Actions (B,) drawn from log-probabilities (B, A): the Gumbel-max trick."""
+    return (log_pi - torch.empty_like(log_pi).exponential_().log_()).argmax(1)
+
+
+# --- Losses -----------------------------------------------------------------------------------------------
+
+
+def generalized_advantages(
+    rewards: np.ndarray, values: np.ndarray, dones: np.ndarray, gamma: float, gae_lambda: float
+) -> np.ndarray:
+    """GAE (Schulman et al. 2016, eq. 16): (T, N).
+
+    rewards, dones (T, N): what followed each decision, where a truncated episode's last reward already holds
+    the discounted value of its last state; values (T + 1, N): of each state, and of the one after.
+    """
+    advantages = np.zeros_like(rewards)
+    advantage = np.zeros_like(rewards[0])
+    for step in reversed(range(len(rewards))):
+        goes_on = 1.0 - dones[step]
+        error = rewards[step] + gamma * goes_on * values[step + 1] - values[step]
+        advantages[step] = advantage = error + gamma * gae_lambda * goes_on * advantage
+    return advantages
+
+
+@dataclasses.dataclass(slots=True)
+class Rows:
+    """Rows of a rollout, one decision each."""
+
+    observations: Tensor  # (B, O)
+    masks: Tensor  # (B, A) bool
+    actions: Tensor  # (B,) int64
+    log_probabilities: Tensor  # (B,) of these actions when they were taken
+    advantages: Tensor  # (B,)
+    returns: Tensor  # (B,) standardised like the critic's values
+
+    def take(self, indices: Tensor) -> "Rows":
+        return Rows(*(getattr(self, field.name)[indices] for field in dataclasses.fields(self)))
+
+
+def ppo_loss(log_pi: Tensor, values: Tensor, rows: Rows, args: Args) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped policy loss (Schulman et al. 2017, eq. 7), value loss and entropy bonus; metrics as tensors."""
+    log_ratio = log_pi.gather(1, rows.actions[:, None])[:, 0] - rows.log_probabilities
+    ratio = log_ratio.exp()
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = torch.max(-rows.advantages * ratio, -rows.advantages * clipped_ratio).mean()
+    value_loss = 0.5 * F.mse_loss(values, rows.returns)
+    entropy = -(log_pi.exp() * log_pi).sum(1).mean()  # a forbidden action has probability 0
+    loss = policy_loss - args.ent_coef * entropy + args.vf_coef * value_loss
+    with torch.no_grad():
+        metrics = {
+            "losses/policy": policy_loss.detach(),
+            "losses/value": value_loss.detach(),
+            "losses/entropy": entropy.detach(),
+            "losses/approx_kl": (ratio - 1 - log_ratio).mean(),
+            "losses/clip_fraction": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+        }
+    return loss, metrics
+
+
+# --- Evaluation -------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def evaluate(
+    agent: Agent, args: Args, episodes: int, greedy: bool, seed: int, stop: Any = False
+) -> np.ndarray:
+    """Returns (episodes,) of the first episode in each of `episodes` environments, made like the training
+    ones, time limits included; only the first counts, so that short episodes are not preferred."""
+    envs = make_envs(args.env_id, episodes, args.action_mask)
+    seen, info = envs.reset(seed=seed)
+    returns, playing = np.zeros(episodes), np.ones(episodes, bool)
+    while playing.any() and not stop:
+        log_pi, _ = agent(observe(envs, seen), allowed(envs, info, args.action_mask))
+        actions = log_pi.argmax(1) if greedy else sample(log_pi)
+        seen, rewards, terminated, truncated, info = envs.step(actions.numpy())
+        returns += rewards * playing
+        playing &= ~(terminated | truncated)
+    envs.close()
+    return returns[~playing]
+
+
+def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopSignal) -> None:
+    """Plays the evaluation episodes: prints, logs and writes evaluation.json."""
+    results = {}
+    for play, greedy in (("greedy", True), ("sampled", False)):
+        with torch.random.fork_rng():  # an evaluation on the way must not change the training that follows
+            returns = evaluate(agent, args, args.eval_episodes, greedy, world_seed(args.seed, -1), stop)
+        if stop:
+            return
+        error = 1.96 * float(returns.std()) / max(len(returns) - 1, 1) ** 0.5
+        results[play] = {"episodes": len(returns), "mean": float(returns.mean()), "interval": error}
+        results[play] |= {"min": float(returns.min()), "max": float(returns.max())}
+        run.log(step - 1, {f"eval/{play}_return": float(returns.mean())})
+        run.progress.print(
+            f"{play}: return {returns.mean():.1f} ± {error:.1f} over {len(returns)} episodes "
+            f"({returns.min():.0f} to {returns.max():.0f})"
+        )
+    run.save_json("evaluation.json", {"step": step, **results})
+
+
+# --- Training ---------------------------------------------------------------------------------------------
+
+
+def load_agent(path: Path, args: Args) -> Checkpoint:
+    """A checkpoint of this script. Raises CleanPokeError if it is of another environment."""
+    checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
+    if checkpoint.args["env_id"] != args.env_id:
+        raise CleanPokeError(
+            f"{checkpoint.path} was trained on {checkpoint.args['env_id']}, not on {args.env_id}: "
+            "give a checkpoint of this environment"
+        )
+    return checkpoint
+
+
+def main(args: Args) -> None:
+    check(args)
+    envs = make_envs(args.env_id, args.num_envs, args.action_mask)
+    if args.resume:
+        load_agent(args.resume, args)  # before the run's folder is touched
+    if args.stop_when_solved and math.isinf(args.solved_return):
+        raise CleanPokeError(f"--stop-when-solved: say with --solved-at what solves {args.env_id}")
+    start("cpu", threads=1)  # networks this small are fastest on one core
+
+    seed_everything(args.seed)
+    num_actions = int(envs.single_action_space.n)
+    num_inputs = observe(envs, envs.reset(seed=0)[0]).shape[1]
+    agent = Agent(num_inputs, num_actions)
+    if args.init_from and not args.resume:
+        agent.load_state_dict(load_agent(args.init_from, args).state["agent"])
+    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
+    recent_returns: deque[float] = deque(maxlen=100)
+
+    T, N = args.num_steps, args.num_envs
+    iterations = args.total_timesteps // args.batch_size
+    save_interval = max(args.save_every // args.batch_size, 1)
+    observations, masks = torch.zeros(T, N, num_inputs), torch.ones(T, N, num_actions, dtype=torch.bool)
+    actions = torch.zeros(T, N, dtype=torch.int64)
+    log_probabilities, values = torch.zeros(T, N), torch.zeros(T + 1, N)
+    rewards, dones = np.zeros((T, N), np.float32), np.zeros((T, N), np.float32)
+
+    options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
+    with Run(__file__, args.env_id.replace("/", "_"), args, **options) as run, StopSignal() as stop:
+        if run.checkpoint:
+            agent.load_state_dict(run.checkpoint.state["agent"])
+            optimizer.load_state_dict(run.checkpoint.state["optimizer"])
+            recent_returns.extend(run.checkpoint.state["recent_returns"])
+            restore_random_state(run.checkpoint.random_state)
+            if run.start_step // args.batch_size >= iterations:
+                run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
+        step = run.start_step
+        needs_reset, solved = True, False
+        for iteration in range(step // args.batch_size, iterations):
+            began = time.monotonic()
+            fraction = 1 - iteration / iterations if args.anneal_lr else 1.0
+            optimizer.param_groups[0]["lr"] = fraction * args.learning_rate
+            if needs_reset:
+                seen, info = envs.reset(seed=world_seed(args.seed, iteration))
+                episode_return, episode_steps = np.zeros(N), np.zeros(N, int)
+
+            # Rollout
+            finished_returns, finished_lengths = [], []
+            with torch.inference_mode():
+                for t in range(T):
+                    observations[t] = observe(envs, seen)
+                    masks[t] = allowed(envs, info, args.action_mask)
+                    log_pi, value = agent(observations[t], masks[t])
+                    actions[t] = sample(log_pi)
+                    log_probabilities[t] = log_pi.gather(1, actions[t][:, None])[:, 0]
+                    values[t] = agent.value(value)
+                    seen, reward, terminated, truncated, info = envs.step(actions[t].numpy())
+                    rewards[t], dones[t] = reward, terminated | truncated
+                    if truncated.any():
+                        last = observe(envs, np.stack(info["final_obs"][truncated]))
+                        bootstrap = agent.value(agent.critic(last)[:, 0]).numpy()
+                        rewards[t, truncated] += args.gamma * bootstrap * ~terminated[truncated]
+                    episode_return += reward
+                    episode_steps += 1
+                    over = terminated | truncated
+                    if over.any():
+                        finished_returns += episode_return[over].tolist()
+                        finished_lengths += episode_steps[over].tolist()
+                        episode_return[over], episode_steps[over] = 0.0, 0
+                values[T] = agent.value(agent.critic(observe(envs, seen))[:, 0])
+            recent_returns.extend(finished_returns)
+
+            # Update
+            advantages = generalized_advantages(rewards, values.numpy(), dones, args.gamma, args.gae_lambda)
+            advantages = torch.from_numpy(advantages).flatten()
+            returns = advantages + values[:T].flatten()
+            if args.normalize_returns:
+                agent.rescale(returns)
+            rollout = Rows(
+                observations.flatten(0, 1),
+                masks.flatten(0, 1),
+                actions.flatten(),
+                log_probabilities.flatten(),
+                advantages,
+                (returns - agent.return_mean) / agent.return_std,
+            )
+            sums: dict[str, float] = {}
+            for _ in range(args.update_epochs):
+                for indices in torch.randperm(args.batch_size).chunk(args.num_minibatches):
+                    minibatch = rollout.take(indices)
+                    if args.norm_adv:
+                        a = minibatch.advantages
+                        minibatch.advantages = (a - a.mean()) / (a.std() + 1e-8)
+                    loss, metrics = ppo_loss(*agent(minibatch.observations, minibatch.masks), minibatch, args)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                    for name, metric in (metrics | {"grad/norm": norm}).items():
+                        sums[name] = sums.get(name, 0.0) + float(metric)
+            step += args.batch_size
+            seconds = time.monotonic() - began
+
+            # What people see of it
+            spread = float(returns.var())
+            mean_return = float(np.mean(recent_returns)) if recent_returns else math.nan
+            solved = len(recent_returns) == 100 and mean_return >= args.solved_return
+            count = args.update_epochs * args.num_minibatches
+            metrics = {name: total / count for name, total in sums.items()} | {
+                "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
+                "value/mean": float(values.mean()),
+                "value/return_std": float(returns.std()),
+                "reward/mean": float(rewards.mean()),
+                "reward/std": float(rewards.std()),
+                "charts/SPS": args.batch_size / seconds,
+                "charts/learning_rate": optimizer.param_groups[0]["lr"],
+                "charts/solved": float(solved),
+            }
+            if finished_returns:
+                metrics["charts/episodic_return"] = float(np.mean(finished_returns))
+                metrics["charts/episodic_length"] = float(np.mean(finished_lengths))
+            run.log(step - 1, metrics)
+            shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
+            run.progress.update(step, iterations * args.batch_size, shown)
+
+            is_over = bool(stop) or iteration + 1 == iterations or (solved and args.stop_when_solved)
+            needs_reset = (iteration + 1) % save_interval == 0
+            if needs_reset or is_over:
+                state = {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+                run.save(step, state | {"recent_returns": list(recent_returns)})
+            is_evaluated = bool(args.eval_every) and (
+                step // args.eval_every > (step - args.batch_size) // args.eval_every
+            )
+            if args.eval_episodes and not stop and (is_over or is_evaluated):
+                report_evaluation(run, agent, args, step, stop)
+            if is_over:
+                break
+    envs.close()
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_arguments(Args, __file__, __doc__))
