@@ -135,6 +135,7 @@ class Args:
     log_every: int = 20
     """Updates between points in TensorBoard."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
     bf16: Literal["auto", "on", "off"] = "auto"
     """bfloat16 matrix products with float32 weights; auto: where the hardware multiplies bfloat16."""
     threads: int = 0
@@ -174,7 +175,9 @@ class Args:
     learning_rate: float | None = None
     """Peak learning rate; default by preset."""
     warmup_steps: int = 100
+    """Updates in which the learning rate rises to its peak."""
     weight_decay: float = 0.1
+    """AdamW's, on matrices only."""
     clip_norm: float = 1.0
     """Largest global gradient norm."""
     ema_rate: float = 0.005
@@ -191,6 +194,7 @@ class Args:
     maxq_coef: float = 0.0
     """Weight of the term that maximises the expected Q of the policy."""
     critic_coef: float = 1.0
+    """Weight of the critics' loss beside the actor's."""
 
     # Evaluation
     eval_every: int = 0
@@ -586,9 +590,6 @@ class Network(nn.Module):
 
 
 def build_network(args: Args) -> Network:
-    for option, value in (("--n-sup", args.n_sup), ("--mem-window", args.mem_window)):
-        if value is not None and value < 1:
-            raise CleanPokeError(f"{option} {value}: give 1 or more")
     preset = PRESETS[args.preset]
     preset = preset._replace(segments=args.n_sup or preset.segments)
     return Network(preset, args.traj_encoder, args.mem_window, args.grad_mode)
@@ -952,6 +953,7 @@ def diagnostics(details: dict[str, Any], batch: Batch) -> dict[str, float]:
         "adv/w_max_frac": float(details["w_max_frac"]),
         "pi/entropy": float(masked_mean(normalized_entropy(log_pi, legal), choice)),
         "pi/accuracy": float(masked_mean(hits.float(), choice)),
+        "pi/max_logprob": float(masked_mean(log_pi.max(-1).values, choice)),
         "pi/illegal_mass": float(masked_mean((logits.softmax(-1) * ~legal).sum(-1), choice)),
         "pi/largest_kind": float(policy_kinds.max()),
         "data/largest_kind": float(data_kinds.max()),
@@ -1244,6 +1246,18 @@ def gradient_norms(network: Network) -> dict[str, float]:
     return norms
 
 
+def check(args: Args) -> None:
+    """Raises CleanPokeError now for what would stop the run later, after the collection or the training."""
+    names = ("total_steps", "save_every", "log_every", "held_out_every", "batch_decisions", "mem_window")
+    for name in (*names, "n_sup"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if args.eval_battles or args.eval_every:
+        for spec in args.opponents:
+            player_factory(spec, args.format)
+
+
 def collect_battles(args: Args) -> None:
     """Plays battles between scripted players, to have something to learn from."""
     players = ", ".join(args.players)
@@ -1290,20 +1304,25 @@ def main(args: Args) -> None:
     device = place.device
 
     # Battles
-    if place.is_first and not any(args.data_folder.glob("shard_*")):
-        collect_battles(args)
+    if place.is_first:
+        check(args)
+        if not battle_files.count_shards(args.data_folder):
+            collect_battles(args)
     global_sums(torch.zeros(1, device=device))  # the others wait here
     battles = battle_files.read_folder(args.data_folder)
     if battles.format != args.format:
         raise CleanPokeError(f"{args.data_folder} holds {battles.format} battles: choose another --data")
-    data_size = [len(battles.trajectories), battles.total_decisions]
     held_out = battles.held_out(args.held_out)
     train_indices, held_out_indices = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    data = {"trajectories": len(battles.trajectories), "decisions": battles.total_decisions}
+    data |= {"trained trajectories": len(train_indices), "decisions per update": args.batch_decisions}
     lengths = battles.trajectories["length"]
     sampler = Sampler(lengths[train_indices], args.batch_decisions, args.seed, least=place.world)
     weights = reward_weights(args.reward)
 
     def load_batch(indices: np.ndarray) -> Batch:
+        for index in indices:
+            battles.check(index)  # a damaged file is told here, not by a loss that became NaN
         chosen = [battles.decisions(index) for index in indices]
         return make_batch(chosen, weights, ROWS_MULTIPLE, STEPS_MULTIPLE).to(device)
 
@@ -1324,11 +1343,12 @@ def main(args: Args) -> None:
         seconds = 0.0  # spent on training
         if run.checkpoint:
             state = run.checkpoint.state
-            if state["data"] != data_size:
-                raise CleanPokeError(
-                    f"{run.checkpoint.path} was trained on {state['data'][0]} trajectories, "
-                    f"{args.data_folder} holds {data_size[0]}: give the same data, or start a new run"
-                )
+            for name, size in data.items():
+                if state["data"][name] != size:
+                    raise CleanPokeError(
+                        f"{run.checkpoint.path} is of a run with {state['data'][name]:,} {name}, not "
+                        f"{size:,}: give the same --data, --held-out and --batch-decisions, or start anew"
+                    )
             load_weights(network, state["network"], run.checkpoint.path)
             load_weights(slow, state["slow"], run.checkpoint.path)
             optimizer.load_state_dict(state["optimizer"])
@@ -1337,13 +1357,13 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
         size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
         run.progress.print(
-            f"{data_size[0]:,} trajectories, {data_size[1]:,} decisions; {size:.2f}M parameters"
+            f"{data['trajectories']:,} trajectories, {data['decisions']:,} decisions; {size:.2f}M parameters"
         )
 
         def save() -> None:
             state = {"network": network.state_dict(), "slow": slow.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "sampler": (sampler.epoch, sampler.next)}
-            state |= {"seconds": seconds, "data": data_size, "golden_outputs": golden_outputs(slow)}
+            state |= {"seconds": seconds, "data": data, "golden_outputs": golden_outputs(slow)}
             run.save(step, state)
 
         step = run.start_step

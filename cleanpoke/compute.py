@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ def start(device: str, threads: int) -> Place:
     torch.set_num_threads(threads or max(available_cores() // world, 1))
     _keep_freed_memory()
     if world > 1:
-        dist.init_process_group("nccl" if has_cuda else "gloo")
+        # Long: the others wait while the first one collects and evaluates.
+        dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(days=1))
     return Place(place, rank, world)
 
 
@@ -65,7 +67,7 @@ def _keep_freed_memory() -> None:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
         return bool({"amx_bf16", "avx512_bf16"} & set(flags))

@@ -65,13 +65,16 @@ class Args:
 
     # Algorithm
     num_envs: int = 16
+    """Environments that run side by side, in this process."""
     learning_rate: float = 1e-3
     anneal_lr: bool = True
     """Lower the learning rate linearly to zero."""
     num_steps: int = 128
     """Decisions per environment in one rollout."""
     gamma: float = 0.99
+    """Discount per decision."""
     gae_lambda: float = 0.95
+    """0: one-step advantages; 1: of whole returns."""
     num_minibatches: int = 8
     update_epochs: int = 4
     """Passes over each rollout."""
@@ -80,8 +83,11 @@ class Args:
     clip_coef: float = 0.2
     """How far a probability ratio may move from 1."""
     ent_coef: float = 0.01
+    """Weight of the entropy bonus."""
     vf_coef: float = 0.5
+    """Weight of the value loss."""
     max_grad_norm: float = 0.5
+    """Largest norm of the gradient of actor and critic together."""
     normalize_returns: bool = True
     """The critic learns standardised returns (PopArt, van Hasselt et al. 2016)."""
     action_mask: bool = False

@@ -280,8 +280,9 @@ def saved_arguments(checkpoint: Checkpoint, kind: type[Arguments]) -> Arguments:
     for name, hint in typing.get_type_hints(kind).items():
         if name in checkpoint.args:
             value = checkpoint.args[name]
-            is_path = Path in (hint, *typing.get_args(hint))
-            saved[name] = Path(value) if is_path and value is not None else value
+            if value is not None and Path in (hint, *typing.get_args(hint)):
+                value = Path(value)
+            saved[name] = tuple(value) if typing.get_origin(hint) is tuple else value
     return kind(**saved)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,10 +197,23 @@ def test_filling_a_batch_up_changes_no_held_out_measure():
     assert natural == pytest.approx(filled, rel=1e-6) and natural["heldout/nll"] > 0
 
 
-@pytest.mark.parametrize("options", [{"n_sup": 0}, {"mem_window": 0}])
-def test_impossible_sizes_are_refused(options):
-    with pytest.raises(CleanPokeError, match="give 1 or more"):
-        awac.build_network(awac.Args(**options))
+@pytest.mark.parametrize("options", [{"n_sup": 0}, {"mem_window": 0}, {"log_every": 0}])
+def test_impossible_numbers_are_refused(options):
+    with pytest.raises(CleanPokeError, match="must be at least 1, not 0"):
+        awac.check(awac.Args(**options))
+
+
+def test_an_unknown_opponent_is_told_before_anything_is_collected(tmp_path):
+    with pytest.raises(CleanPokeError, match="did you mean 'max_base_power'"):
+        awac.main(awac.Args(data=tmp_path / "data", opponents=("max_base_powr",), runs=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_that_are_no_battles_are_told_before_anything_is_collected(tmp_path):
+    (tmp_path / "battle.json").write_text('{"id": "gen1ou-1", "log": ""}')
+    for data in (tmp_path, tmp_path / "battle.json"):
+        with pytest.raises(CleanPokeError, match="empty log"):
+            awac.main(awac.Args(data=data, runs=tmp_path / "runs"))
 
 
 def test_an_empty_slot_is_silent():
@@ -711,14 +725,25 @@ def test_checkpoints_that_cannot_play_are_refused(battle_folder, tmp_path, monke
         awac.load_network(lacking.path)
 
 
+def test_a_damaged_file_is_told_before_it_is_learned_from(battle_folder, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(battle_folder, folder)
+    (numbers,) = folder.glob("shard_*/numbers.npy")
+    content = bytearray(numbers.read_bytes())
+    content[len(content) // 2 :] = b"\xff" * (len(content) - len(content) // 2)  # NaN as float16
+    numbers.write_bytes(content)
+    with pytest.raises(CleanPokeError, match="shard_.*numbers that are not finite"):
+        awac.main(short_run(folder, runs=tmp_path / "runs"))
+
+
 def test_other_data_is_refused_when_resuming(battle_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     awac.main(short_run(battle_folder, total_steps=2))
     (folder,) = tmp_path.glob("runs/*")
     checkpoint = load_checkpoint(folder)
-    checkpoint.state["data"] = [1, 2]
+    checkpoint.state["data"]["trajectories"] = 1
     save_checkpoint(checkpoint)
-    with pytest.raises(CleanPokeError, match="same data"):
+    with pytest.raises(CleanPokeError, match="same --data"):
         awac.main(short_run(battle_folder, total_steps=4, resume=folder))
 
 

@@ -295,14 +295,15 @@ class SomeArgs:
     data: Path | None = None
     rate: float = 0.1
     steps: int = 10
+    players: tuple[str, ...] = ("a", "b")
 
 
 def test_resuming_takes_the_arguments_of_the_run_where_none_are_given(tmp_path, monkeypatch):
-    args = SomeArgs(runs=tmp_path, data=Path("some/folder"), rate=0.5)
+    args = SomeArgs(runs=tmp_path, data=Path("some/folder"), rate=0.5, players=("c",))
     with Run("script.py", "env", args, seed=1, root=tmp_path) as run:
         run.save(3, {})
     monkeypatch.setattr("sys.argv", ["script.py", "--resume", str(run.folder), "--steps", "20"])
     resumed = parse_arguments(SomeArgs, "script.py", None)
-    assert resumed == SomeArgs(run.folder, tmp_path, Path("some/folder"), 0.5, 20)
+    assert resumed == SomeArgs(run.folder, tmp_path, Path("some/folder"), 0.5, 20, ("c",))
     monkeypatch.setattr("sys.argv", ["script.py", "--steps", "20"])
     assert parse_arguments(SomeArgs, "script.py", None) == SomeArgs(steps=20)

@@ -10,6 +10,7 @@ import os
 import queue
 import random
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,10 @@ from cleanpoke.envs.showdown.tracker import BattleTracker, Side
 from cleanpoke.errors import CleanPokeError
 
 DEFAULT_CONCURRENT_BATTLES = 64
+SIGN_OF_LIFE_SECONDS = 10
+REFUSALS_BEFORE_DEFAULT = 2
+"""A choice that was refused so often is replaced by "default"; a third refusal would make the simulator do
+so, and what was executed would not be known."""
 
 
 @dataclass(slots=True)
@@ -70,6 +75,8 @@ class Result:
     reason: str
     truncated: bool
     trajectories: tuple[Trajectory, ...] = ()
+    error: str = ""
+    """What went wrong, where something did."""
 
 
 @dataclass(slots=True)
@@ -81,6 +88,8 @@ class Seat:
     trajectory: Trajectory | None
     sums: tuple[float, float, float] | None = None
     """(health, status, knock-out) differences at the latest recorded decision."""
+    refusals: int = 0
+    """How often in a row the simulator has refused its choice."""
 
 
 @dataclass(slots=True)
@@ -116,11 +125,13 @@ def play(
     concurrent: int = DEFAULT_CONCURRENT_BATTLES,
     record: bool = False,
     first_battle: int = 0,
+    on_round: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """Plays `matches`, `concurrent` at a time, and yields each result as the battle ends (in no fixed order).
 
     record: both points of view are returned as trajectories, with the executed actions; their battle ids
     count from `first_battle`. An encoder is needed to record and by players that need arrays.
+    on_round: called after each round of decisions, which comes far more often than a result.
     """
     waiting = iter(matches)
     running: dict[int, Running] = {}
@@ -150,6 +161,9 @@ def play(
         for player, decisions in by_player.values():
             for decision, answer in zip(decisions, player.choose(decisions), strict=True):
                 seat = running[decision.key[0]].seats[decision.key[1]]
+                seat.refusals = seat.refusals + 1 if decision.message.error else 0
+                if seat.refusals >= REFUSALS_BEFORE_DEFAULT:
+                    answer = "default"
                 choice = answer if isinstance(answer, str) else decision.tracker.choice(answer)
                 if seat.trajectory is not None:
                     action = decision.tracker.action_of(choice) if isinstance(answer, str) else answer
@@ -157,6 +171,7 @@ def play(
                 choices.append((decision.key[0], decision.key[1], choice))
         if choices:
             simulator.choose(choices)
+        on_round()
         for end in ended:
             battle = running.pop(end.battle)
             for side, seat in enumerate(battle.seats):
@@ -168,7 +183,7 @@ def play(
                 if seat.trajectory is not None and seat.trajectory.action
             )
             winner = None if truncated else end.winner
-            yield Result(battle.match, winner, end.turns, end.reason, truncated, trajectories)
+            yield Result(battle.match, winner, end.turns, end.reason, truncated, trajectories, end.error)
 
 
 def _seat_players(match: Match, battle_format: str, battle_id: int, record: bool) -> Running:
@@ -267,9 +282,9 @@ def in_processes(
 ) -> Iterator[Any]:
     """Runs `function(share, report, stopped)` for each share in its own process; yields whatever they report.
 
-    `report(x)` sends a picklable x here; `stopped()` turns true when the parent wants the children to finish
-    early (`should_stop`) or is gone. Raises CleanPokeError if a child fails, dies, or reports nothing for
-    `timeout_seconds`.
+    `report(x)` sends a picklable x here, and None is a mere sign of life; `stopped()` turns true when the
+    parent wants the children to finish early (`should_stop`) or is gone. Raises CleanPokeError if a child
+    fails, dies, or reports nothing for `timeout_seconds`.
     """
     context = multiprocessing.get_context("spawn")
     reports, stop = context.Queue(), context.Event()
@@ -302,7 +317,7 @@ def in_processes(
                 raise CleanPokeError(content)
             if kind == "done":
                 finished += 1
-            else:
+            elif content is not None:
                 yield content
     finally:
         stop.set()
@@ -310,6 +325,19 @@ def in_processes(
             child.join(timeout=5)
             if child.is_alive():
                 child.kill()
+
+
+def signs_of_life(report: Callable[[Any], None]) -> Callable[[], None]:
+    """For `play`'s on_round: large networks may play for minutes before the first of many battles ends."""
+    last = time.monotonic()
+
+    def show_life() -> None:
+        nonlocal last
+        if time.monotonic() - last > SIGN_OF_LIFE_SECONDS:
+            last = time.monotonic()
+            report(None)
+
+    return show_life
 
 
 @dataclass(slots=True)
@@ -328,13 +356,17 @@ class EvaluationShare:
 def _evaluate_share(
     share: EvaluationShare, report: Callable[[Any], None], stopped: Callable[[], bool]
 ) -> None:
+    random.seed(share.seed)  # poke-env's players draw from the global generator
     agent = share.make_agent()
     encoder = Encoder(share.battle_format)
     with Simulator(share.battle_format, seed=share.seed) as simulator:
         for opponent_index, (spec, make_opponent) in enumerate(share.opponents.items()):
             opponent = make_opponent(share.seed)
             matches = _paired_matches(share, agent, opponent, opponent_index)
-            for result in play(simulator, matches, encoder, concurrent=share.concurrent):
+            results = play(
+                simulator, matches, encoder, concurrent=share.concurrent, on_round=signs_of_life(report)
+            )
+            for result in results:
                 if stopped():
                     return
                 side = result.match.players.index(agent)

@@ -230,9 +230,17 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder: str | Path, format: str, *, decisions_per_shard: int = 50_000, lock: bool = True
+        self,
+        folder: str | Path,
+        format: str,
+        *,
+        decisions_per_shard: int = 50_000,
+        lock: bool = True,
+        origin: dict | None = None,
     ) -> None:
+        """origin: what else is needed to play the battles again; it goes into meta.json."""
         self.folder = Path(folder)
+        self._origin = origin or {}
         self.format = format
         self.decisions_per_shard = decisions_per_shard
         self.num_trajectories = self.num_decisions = self.num_shards = (
@@ -306,6 +314,7 @@ class ShardWriter:
                 "format": self.format,
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "versions": software_versions(),
+                "origin": self._origin,
                 "trajectories": len(self._trajectories),
                 "decisions": self._count,
                 "player_names": list(self._player_names),
@@ -375,6 +384,21 @@ class Battles:
         return (_scramble(self.trajectories["battle"]) >> np.uint64(11)) * 2.0**-53 < fraction
 
 
+def count_shards(folder: Path) -> int:
+    """How many shards there are to read. Raises BattleFileError for what is no folder of battles."""
+    if folder.is_file():
+        _refuse_foreign_record(folder)
+        raise BattleFileError(f"{folder} is a file, not a folder of battles: {_how_to_collect(folder)}")
+    for suffix in ("*.json", "*.json.gz", "*.jsonl", "*.jsonl.gz"):
+        for file in sorted(folder.glob(suffix)):
+            _refuse_foreign_record(file)
+    return len(_shard_folders(folder))
+
+
+def _how_to_collect(folder: Path) -> str:
+    return f"collect battles with `python tools/collect_battles.py --data-dir {folder}`"
+
+
 def read_folder(path: str | Path, *, verify: bool = False) -> Battles:
     """Open a folder of battles.
 
@@ -382,15 +406,9 @@ def read_folder(path: str | Path, *, verify: bool = False) -> Battles:
     CRC32 and checks every trajectory. Raises BattleFileError if anything is wrong or no battle is there.
     """
     folder = Path(path)
-    how_to_collect = f"collect battles with `python tools/collect_battles.py --data-dir {folder}`"
-    if folder.is_file():
-        _refuse_foreign_record(folder)
-        raise BattleFileError(f"{folder} is a file, not a folder of battles: {how_to_collect}")
-    if not folder.is_dir():
-        raise BattleFileError(f"there is no folder {folder}: {how_to_collect}")
-    for suffix in ("*.json", "*.json.gz", "*.jsonl", "*.jsonl.gz"):
-        for file in sorted(folder.glob(suffix)):
-            _refuse_foreign_record(file)
+    if not folder.exists():
+        raise BattleFileError(f"there is no folder {folder}: {_how_to_collect(folder)}")
+    count_shards(folder)
 
     shards, metas, headers = [], [], []
     player_numbers: dict[str, int] = {}
@@ -411,7 +429,7 @@ def read_folder(path: str | Path, *, verify: bool = False) -> Battles:
     dropped = sum((Counter(meta["dropped"]) for meta in metas), Counter())
     if sum(map(len, headers)) == 0:
         why = f" (dropped: {', '.join(f'{n} {reason}' for reason, n in dropped.items())})" if dropped else ""
-        raise BattleFileError(f"{folder} holds no battles{why}: {how_to_collect}")
+        raise BattleFileError(f"{folder} holds no battles{why}: {_how_to_collect(folder)}")
     formats = {meta["format"] for meta in metas}
     if len(formats) > 1:
         raise BattleFileError(

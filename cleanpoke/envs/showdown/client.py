@@ -431,10 +431,11 @@ class Session:
 
     def _take_refusal(self, text: str) -> None:
         self.say(f"the server says: {' '.join(text.split())}")
-        if "your team was rejected" in text.lower() or "format" in text.lower():
+        if not self._seeking:
+            return  # a notice about something else
+        if re.search(r"your team was rejected|\bformat\b", text, re.IGNORECASE):
             raise CleanPokeError(f"the server refuses to start a battle: {text}")
-        if self._seeking:
-            self._seek_again_at = time.monotonic() + RETRY_SEEKING_SECONDS
+        self._seek_again_at = time.monotonic() + RETRY_SEEKING_SECONDS
 
     def _take_battle_lines(self, room: str, lines: list[str]) -> None:
         if room in self._finished_rooms:

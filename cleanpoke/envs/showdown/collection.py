@@ -6,13 +6,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cleanpoke.envs.showdown.arena import DEFAULT_CONCURRENT_BATTLES, Match, in_processes, play
-from cleanpoke.envs.showdown.battle_files import ShardWriter, folder_lock
+import numpy as np
+
+from cleanpoke.envs.showdown.arena import (
+    DEFAULT_CONCURRENT_BATTLES,
+    Match,
+    in_processes,
+    play,
+    signs_of_life,
+)
+from cleanpoke.envs.showdown.battle_files import ShardWriter, count_shards, folder_lock
 from cleanpoke.envs.showdown.encoder import Encoder
 from cleanpoke.envs.showdown.players import PlayerFactory
 from cleanpoke.envs.showdown.simulator import Simulator
 from cleanpoke.envs.showdown.teams import load_teams
 
+TEAM_POOL_SIZE = 1000
+"""Teams of random battles that one process draws from."""
 BATTLES_PER_PROCESS = 1_000_000
 """Room for battle ids of one process in one run."""
 
@@ -57,10 +67,12 @@ def _matches(share: CollectionShare, stopped: Callable[[], bool]) -> Iterator[Ma
 
 
 def _collect_share(share: CollectionShare, report: Callable, stopped: Callable[[], bool]) -> None:
+    random.seed(share.seed)  # poke-env's players draw from the global generator
     encoder = Encoder(share.battle_format)
+    origin = {"simulator_seed": share.seed, "team_pool_size": TEAM_POOL_SIZE}
     with (
-        Simulator(share.battle_format, seed=share.seed) as simulator,
-        ShardWriter(share.folder, share.battle_format, lock=False) as writer,
+        Simulator(share.battle_format, seed=share.seed, team_pool_size=TEAM_POOL_SIZE) as simulator,
+        ShardWriter(share.folder, share.battle_format, lock=False, origin=origin) as writer,
     ):
         results = play(
             simulator,
@@ -69,6 +81,7 @@ def _collect_share(share: CollectionShare, report: Callable, stopped: Callable[[
             concurrent=share.concurrent,
             record=True,
             first_battle=share.first_battle,
+            on_round=signs_of_life(report),
         )
         for result in results:
             for trajectory in result.trajectories:
@@ -77,7 +90,8 @@ def _collect_share(share: CollectionShare, report: Callable, stopped: Callable[[
                 writer.drop("no decision")
             if result.truncated:
                 # What was played of it is kept, marked as truncated; the count says why it was cut.
-                writer.drop(f"cut off: {result.reason}")
+                why = result.error.partition("\n")[0][:80]
+                writer.drop(f"cut off: {result.reason}" + (f" ({why})" if why else ""))
             report((sum(len(one.action) for one in result.trajectories), result.truncated))
 
 
@@ -104,13 +118,15 @@ def collect(
     first_battle = int(time.time()) * BATTLES_PER_PROCESS * 100
     deadline = None if max_seconds is None else time.time() + max_seconds
     with folder_lock(folder):
+        # Added to a folder, the same seed must not play the same battles once more.
+        seeds = np.random.SeedSequence((seed, count_shards(folder))).generate_state(processes)
         shares = [
             CollectionShare(
                 folder,
                 battle_format,
                 factories,
                 battles // processes + (index < battles % processes),
-                seed * 1000 + index,
+                int(seeds[index]),
                 split,
                 first_battle + index * BATTLES_PER_PROCESS,
                 deadline,

@@ -176,7 +176,7 @@ def _tables() -> dict:
     if tables is None:
         tables = run_script("dump_dex.js") | {"cache_format": CACHE_FORMAT}
         # A read-only installation works all the same, only two seconds slower at each start.
-        with suppress(PermissionError):
+        with suppress(OSError):
             _write_cache(CACHE_FILE, tables)
     return tables
 

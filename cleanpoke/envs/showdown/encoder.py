@@ -89,7 +89,7 @@ CONTEXT, ACTIVE, MOVES, BENCH, OPPONENT_ACTIVE, OPPONENT_BENCH = range(len(SLOT_
 VOCABULARY_SIZE = 5120
 """Rows of the word embedding: the vocabulary of the pinned simulator, rounded up."""
 
-ENCODER_VERSION = 2
+ENCODER_VERSION = 3
 SIMULATOR_VERSION = json.loads((Path(__file__).parent / "node" / "package.json").read_text())["dependencies"][
     "pokemon-showdown"
 ]
@@ -181,9 +181,10 @@ class Encoder:
         """Writes one decision: `words` (NUM_WORDS,) int16, `numbers` (NUM_NUMBERS,), `legal` (13,) bool."""
         legal_actions = tracker.legal_actions()
         own, opponent = tracker.own, tracker.opponent
-        # At team preview the first member stands where the active Pokémon will: action 0 leads with it.
-        active = own.team[0] if tracker.decision == "preview" else own.active
-        foe = opponent.active
+        active, foe = own.active, opponent.active
+        if tracker.decision == "preview":
+            # The first members stand where the active Pokémon will: action 0 leads with one's own.
+            active, foe = own.team[0], next(iter(opponent.team), None)
         body = self._body(active) if active else None
         foe_body = self._body(foe) if foe else None
         stats = estimated_stats(self.dex, active) if active else None

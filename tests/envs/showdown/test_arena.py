@@ -11,7 +11,7 @@ from cleanpoke.envs.showdown import arena, collection
 from cleanpoke.envs.showdown.arena import EvaluationShare, Match, differences, in_processes, play
 from cleanpoke.envs.showdown.battle_files import read_folder
 from cleanpoke.envs.showdown.encoder import Encoder
-from cleanpoke.envs.showdown.players import RandomLegalPlayer
+from cleanpoke.envs.showdown.players import RandomLegalPlayer, make_player
 from cleanpoke.envs.showdown.simulator import Simulator
 from cleanpoke.envs.showdown.teams import load_teams
 from cleanpoke.errors import CleanPokeError
@@ -99,6 +99,31 @@ def test_refused_choice_is_replaced_by_the_executed_one():
     assert len(trajectory.words) == len(trajectory.action) == len(trajectory.reward_terms)
 
 
+def test_after_two_refusals_the_default_is_played_and_recorded():
+    """Where tracker and rules disagree; a third refusal would leave open what was executed."""
+
+    class Jammed(Simulator):
+        garbled = 0
+
+        def choose(self, choices):
+            for index, (battle, side, choice) in enumerate(choices):
+                if side == 0 and self.garbled < 2:
+                    choices[index], self.garbled = (battle, side, "move 99"), self.garbled + 1
+                elif side == 0 and self.garbled == 2:
+                    self.third, self.garbled = choice, 3
+            super().choose(choices)
+
+    last_legal = Watching(1, lambda tracker: max(np.flatnonzero(tracker.legal_actions())))
+    with Jammed("gen1randombattle", seed=1, turn_limit=4) as simulator:
+        matches = [Match(1, (last_legal, RandomLegalPlayer(2)))]
+        (result,) = play(simulator, matches, Encoder("gen1randombattle"), record=True)
+        assert simulator.third == "default"
+        assert simulator.counters["refused"] == 2 and simulator.counters["defaulted"] == 0
+    trajectory = result.trajectories[0]
+    assert trajectory.action[0] == trajectory.legal[0].argmax()
+    assert trajectory.action[1] == np.flatnonzero(trajectory.legal[1]).max()
+
+
 def test_cut_off_battle_is_truncated_and_nobodys_win():
     player = Watching(3)
     (result,) = recorded("gen1randombattle", [Match(1, (player, player))], turn_limit=4)
@@ -125,14 +150,18 @@ def test_evaluation_pairs_swap_the_seats_and_play_held_out_teams():
     }
 
 
-def test_evaluation_counts_every_battle_once():
-    rows = arena.evaluate(
-        functools.partial(RandomLegalPlayer, 1, "agent"),
-        {"one": RandomLegalPlayer, "other": RandomLegalPlayer},
-        "gen1randombattle",
-        battles=9,
-        seed=3,
+def test_evaluation_counts_every_battle_once_and_repeats_itself():
+    rows, again = (
+        arena.evaluate(
+            functools.partial(RandomLegalPlayer, 1, "agent"),
+            {"one": RandomLegalPlayer, "other": functools.partial(make_player, "random", "gen1randombattle")},
+            "gen1randombattle",
+            battles=9,
+            seed=3,
+        )
+        for _ in range(2)
     )
+    assert rows == again
     assert list(rows) == ["one", "other"]
     for row in rows.values():
         assert row["battles"] == 10 and 0 < row["wins"] < 10 and row["cut_off"] == 0
@@ -148,6 +177,10 @@ def test_collection_uses_training_teams_and_can_be_stopped(tmp_path):
     training = {team.index for team in load_teams("gen1ou", "train")}
     assert set(battles.trajectories["team"].tolist()) <= training
     assert len(set(battles.trajectories["battle"].tolist())) == 6
+    collection.collect(tmp_path / "battles", "gen1ou", (RandomLegalPlayer,), battles=6, seed=1, processes=2)
+    more = read_folder(tmp_path / "battles")
+    assert len(set(more.trajectories["seed"].tolist())) == 12  # the same seed, other battles
+    assert all(meta["origin"]["simulator_seed"] >= 0 for meta in more.meta)
     late = collection.collect(
         tmp_path / "late", "gen1ou", (RandomLegalPlayer,), battles=1000, seed=1, max_seconds=0
     )

@@ -11,12 +11,15 @@ from cleanpoke.envs.showdown.encoder import (
     NUM_ACTIONS,
     NUM_NUMBERS,
     NUM_WORDS,
+    SIDE_CONDITIONS,
     SLOT_KINDS,
     VOCABULARY_SIZE,
     Encoder,
 )
 from cleanpoke.envs.showdown.players import RandomLegalPlayer
 from cleanpoke.envs.showdown.simulator import Simulator
+from cleanpoke.envs.showdown.tracker import BattleTracker
+from tests.envs.showdown.test_tracker import full_moves, request_of
 
 FORMATS = ("gen1randombattle", "gen9randombattle")
 
@@ -111,3 +114,84 @@ def test_every_battle_word_is_in_the_vocabulary(battles):
         own = slots(words, "bench", "num_words")
         filled = slots(numbers, "bench", "num_numbers")[:, 0] > 0
         assert (own[filled][:, [0, 1, 2, 5, 7, 8, 9, 10]] != unknown).all()
+
+
+def encoded(tracker: BattleTracker, battle_format: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    row = np.empty(NUM_WORDS, np.int16), np.empty(NUM_NUMBERS, np.float32), np.empty(NUM_ACTIONS, bool)
+    Encoder(battle_format).encode(tracker, *row)
+    return row
+
+
+def test_everything_stands_in_its_place():
+    """One position made by hand, own and opponent different in everything."""
+    moves = full_moves(disabled="earthquake")
+    moves[1]["pp"] = 2
+    tracker = BattleTracker(9)
+    lines = """|switch|p1a: Tauros|Tauros|300/300
+|switch|p2a: Starmie|Starmie, L80|100/100
+|turn|4
+|-boost|p1a: Tauros|atk|2
+|-boost|p2a: Starmie|spe|1
+|-unboost|p2a: Starmie|def|3
+|-start|p2a: Starmie|Substitute
+|-sidestart|p1: Ann|move: Stealth Rock
+|-sidestart|p2: Bob|Spikes
+|-sidestart|p2: Bob|Spikes
+|-weather|RainDance
+|move|p2a: Starmie|Recover|p2a: Starmie
+|-damage|p2a: Starmie|40/100 par
+|turn|6"""
+    tracker.receive(lines.split("\n"), request_of(moves))
+    words, numbers, legal = encoded(tracker, "gen9ou")
+    names = np.array(vocabulary())
+    assert legal.tolist() == [True, True, False, True, True, True] + [False] * 7
+
+    context = slots(words, "context", "num_words")[0]
+    assert list(names[context]) == [
+        *("format:gen9ou", "decision:move", "weather:raindance", "<none>", "<none>", "move:recover")
+    ]
+    conditions = slots(numbers, "context", "num_numbers")[0][14:]
+    own = 2 * SIDE_CONDITIONS.index("stealthrock")
+    opponent = 2 * len(SIDE_CONDITIONS) + 2 * SIDE_CONDITIONS.index("spikes")
+    assert conditions[own : own + 2].tolist() == [0.5, 0.25]  # layers / 2, turns / 8
+    assert conditions[opponent : opponent + 2].tolist() == [1.0, 0.25]
+    assert np.count_nonzero(conditions) == 4
+
+    active, foe = (slots(words, kind, "num_words")[0] for kind in ("active", "opponent_active"))
+    assert names[active[0]] == "species:tauros" and names[foe[0]] == "species:starmie"
+    assert list(names[active[7:11]]) == [f"move:{move['id']}" for move in moves]
+    assert list(names[foe[7:11]]) == ["move:recover"] + 3 * ["<unknown>"]
+    assert names[foe[5]] == "status:par" and names[active[5]] == "<none>"
+    assert names[foe[11]] == "move:recover" and names[active[11]] == "<none>"
+    assert names[foe[12]] == "volatile:substitute" and not active[12:].any()
+    active, foe = (slots(numbers, kind, "num_numbers")[0] for kind in ("active", "opponent_active"))
+    assert active[[1, 2]] == pytest.approx([1.0, 1.0]) and foe[[1, 2]] == pytest.approx([0.4, 0.8])
+    assert active[18:22] == pytest.approx([1.0, 0.25, 1.0, 1.0])  # PP
+    assert active[25:32] == pytest.approx([2 / 6, 0, 0, 0, 0, 0, 0])
+    assert foe[25:32] == pytest.approx([0, -3 / 6, 0, 0, 1 / 6, 0, 0])
+
+    rows = slots(words, "moves", "num_words")
+    assert list(names[rows[:, 0]]) == [f"move:{move['id']}" for move in moves]
+    rows = slots(numbers, "moves", "num_numbers")
+    assert rows[:, 3] == pytest.approx([1.0, 0.25, 1.0, 1.0])
+    assert rows[:, 9].tolist() == [1, 1, 0, 1] and not rows[:, 10].any()
+    assert rows[1, 5] == pytest.approx(0.5 / 4)  # ice against water
+    rows, ready = slots(words, "bench", "num_words"), slots(numbers, "bench", "num_numbers")[:, 22]
+    assert list(names[rows[:2, 0]]) == ["species:starmie", "species:chansey"] and not rows[2:].any()
+    assert ready.tolist() == [1, 1, 0, 0, 0]
+
+
+def test_team_preview_shows_all_of_both_teams():
+    theirs = ["Garchomp", "Corviknight", "Gholdengo", "Dragonite", "Kingambit", "Iron Valiant"]
+    tracker = BattleTracker(9, side=0)
+    request = request_of([]) | {"teamPreview": True}
+    del request["active"]
+    tracker.receive([*(f"|poke|p2|{name}|" for name in theirs), "|teampreview"], request)
+    words, _, legal = encoded(tracker, "gen9ou")
+    names = np.array(vocabulary())
+    shown = [slots(words, kind, "num_words")[:, 0] for kind in ("opponent_active", "opponent_bench")]
+    expected = [f"species:{name.lower().replace(' ', '')}" for name in theirs]
+    assert list(names[np.concatenate(shown)]) == expected
+    own = [slots(words, kind, "num_words")[:, 0] for kind in ("active", "bench")]
+    assert list(names[np.concatenate(own)][:3]) == ["species:tauros", "species:starmie", "species:chansey"]
+    assert legal[[0, 4, 5]].all() and legal.sum() == 3

@@ -169,7 +169,9 @@ def test_nothing_is_told_to_a_player_who_has_not_chosen_yet():
             together.update(trackers[battle, 0].decision for battle, _, _ in answers[1] if battle in awaited)
             if answers[1]:
                 simulator.choose(answers[1])
-                early, _ = simulator.receive(timeout_seconds=0.002)
+                early = []
+                while any(worker.unanswered for worker in simulator._workers):  # until it has dealt with them
+                    early += simulator.receive(timeout_seconds=0.01)[0]
                 assert not awaited & {message.battle for message in early}
                 for message in early:
                     tracker = trackers[message.battle, message.side]
