@@ -30,12 +30,24 @@ from cleanpoke.run import (
     load_checkpoint,
     parse_arguments,
     restore_random_state,
+    saved_arguments,
     seed_everything,
 )
 from cleanpoke.terminal import StopSignal
+from cleanpoke.watch import Moment, Moments, Score
 
 SCRIPT = Path(__file__).stem
 STATE_KEYS = ("agent", "optimizer", "recent_returns")
+ACTION_NAMES = {
+    "CartPole": ("LEFT", "RIGHT"),
+    "Acrobot": ("LEFT", "NOOP", "RIGHT"),
+    "MountainCar": ("LEFT", "NOOP", "RIGHT"),
+    "LunarLander": ("NOOP", "LEFT", "UP", "RIGHT"),
+    "Taxi": ("DOWN", "UP", "RIGHT", "LEFT", "FIRE", "FIRE DOWN"),
+    "FrozenLake": ("LEFT", "DOWN", "RIGHT", "UP"),
+    "CliffWalking": ("UP", "RIGHT", "DOWN", "LEFT"),
+}
+"""The keys that stand for each action; FIRE is the space bar. Taxi's picks up and, with DOWN, drops off."""
 RETURN_MOMENTS_RATE = 0.1
 """How far the running moments of the returns move towards those of each rollout."""
 
@@ -129,7 +141,7 @@ def check(args: Args) -> None:
 # --- Worlds -----------------------------------------------------------------------------------------------
 
 
-def make_envs(env_id: str, num_envs: int, action_mask: bool) -> SyncVectorEnv:
+def make_envs(env_id: str, num_envs: int, action_mask: bool, render_mode: str | None = None) -> SyncVectorEnv:
     """Environments that start anew within the same step. Raises CleanPokeError for one that does not fit."""
     try:
         envs = gym.make_vec(
@@ -137,6 +149,7 @@ def make_envs(env_id: str, num_envs: int, action_mask: bool) -> SyncVectorEnv:
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            render_mode=render_mode,
         )
     except gym.error.Error as error:
         raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
@@ -319,6 +332,42 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
             f"({returns.min():.0f} to {returns.max():.0f})"
         )
     run.save_json("evaluation.json", {"step": step, **results})
+
+
+@torch.inference_mode()
+def moments(args: Args, agent: Agent | None, seed: int, greedy: bool = True) -> Moments:
+    """Plays one episode after the other as an evaluation does (see watch.py); without an agent at random."""
+    envs = make_envs(args.env_id, 1, args.action_mask, render_mode="rgb_array")
+    seen, info = envs.reset(seed=seed)
+    num_actions = int(envs.single_action_space.n)
+    names = ACTION_NAMES.get(args.env_id.partition("-")[0], tuple(map(str, range(num_actions))))
+    score = Score()
+    while True:
+        observation, mask = observe(envs, seen), allowed(envs, info, args.action_mask)
+        value = math.nan
+        if agent is None:
+            log_pi = torch.zeros(1, num_actions).masked_fill(~mask, -1e9).log_softmax(1)
+        else:
+            log_pi, values = agent(observation, mask)
+            value = float(agent.value(values))
+        action = int(log_pi.argmax(1) if greedy and agent is not None else sample(log_pi))
+        moment = Moment(
+            envs.render()[0], observation[0].numpy(), names, action, log_pi[0].exp().numpy(), value, score
+        )
+        chosen = yield moment
+        seen, rewards, terminated, truncated, info = envs.step(
+            np.array([action if chosen is None else chosen])
+        )
+        score = score.after(float(rewards[0]), bool(terminated[0] or truncated[0]))
+
+
+def open_agent(path: Path) -> tuple[Agent, Args, int]:
+    """The agent in a checkpoint or run folder, its arguments and how many steps it has trained."""
+    checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
+    args, weights = saved_arguments(checkpoint, Args), checkpoint.state["agent"]
+    agent = Agent(weights["actor.0.weight"].shape[1], len(weights["actor.4.bias"]))
+    agent.load_state_dict(weights)
+    return agent, args, checkpoint.step
 
 
 # --- Training ---------------------------------------------------------------------------------------------

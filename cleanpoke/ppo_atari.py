@@ -34,12 +34,18 @@ from cleanpoke.run import (
     load_checkpoint,
     parse_arguments,
     restore_random_state,
+    saved_arguments,
     seed_everything,
 )
 from cleanpoke.terminal import StopSignal
+from cleanpoke.watch import Moment, Moments, Score, record
 
 SCRIPT = Path(__file__).stem
 STATE_KEYS = ("agent", "optimizer", "recent_returns")
+MAX_VIDEO_STEPS = 4500
+"""Five minutes of play."""
+RETURN_MOMENTS_RATE = 0.1
+"""How far the running moments of the returns move towards those of each rollout."""
 SOLVED_AT = {"Pong": 18.0, "Breakout": 400.0, "BeamRider": 4000.0, "Freeway": 30.0, "Boxing": 90.0}
 """Mean return over the last 100 games from which `charts/solved` is 1; --solved-at overrides it."""
 
@@ -66,12 +72,20 @@ class Args:
     """Mean return of the last 100 games that counts as solved; default by game."""
     stop_when_solved: bool = False
     """End the run as soon as the game is solved."""
+    keep: int = 2
+    """How many of the newest checkpoints stay; tools/render_progression.py films all that stay."""
 
     # World
     num_envs: int = 8
     """Games played at once."""
     sticky: float = 0.0
     """Probability that the game repeats the previous action instead (0.25 in ALE's v5 protocol)."""
+    frame_skip: int = 4
+    """Frames that each decision lasts."""
+    rgb: bool = False
+    """Show the network colours instead of grey."""
+    drop_noop: bool = False
+    """Leave out the action that does nothing."""
     env_threads: int = 0
     """Threads that step the games; 0: ale-py chooses."""
 
@@ -95,6 +109,8 @@ class Args:
     ent_coef: float = 0.01
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
+    normalize_returns: bool = False
+    """The critic learns standardised returns (PopArt, van Hasselt et al. 2016)."""
     target_kl: float | None = None
     """End the passes over a rollout early once the policy has moved this far."""
 
@@ -114,6 +130,8 @@ class Args:
     """Games per evaluation, greedy and sampled; 0: no evaluation."""
     eval_sticky: float = 0.0
     """As --sticky, in evaluations."""
+    eval_video: bool = False
+    """Film one greedy game of each evaluation, into the run's folder."""
 
     @property
     def batch_size(self) -> int:
@@ -124,13 +142,19 @@ class Args:
         return self.env_id.removeprefix("ALE/").rpartition("-v")[0]
 
     @property
+    def channels(self) -> int:
+        """Of an observation: four frames, grey or red, green and blue."""
+        return 12 if self.rgb else 4
+
+    @property
     def solved_return(self) -> float:
         return SOLVED_AT.get(self.game, math.inf) if self.solved_at is None else self.solved_at
 
 
 def check(args: Args) -> None:
     """Raises CleanPokeError for arguments that do not fit together."""
-    for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every"):
+    names = ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every", "frame_skip", "keep")
+    for name in names:
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("seed", "workers", "env_threads", "eval_episodes", "eval_every"):
@@ -166,32 +190,28 @@ def game_seed(seed: int, iteration: int, num_envs: int) -> int:
     return int(number) % (2**31 - num_envs)
 
 
-def make_envs(env_id: str, num_envs: int, sticky: float, life_loss: bool, threads: int = 0) -> AtariVectorEnv:
+def make_envs(args: Args, num_envs: int, sticky: float, life_loss: bool, **changes: Any) -> AtariVectorEnv:
     """Games with the standard preprocessing (Machado et al. 2018): frame skip 4 with the maximum of the last
     two frames, 84 x 84 grey pixels, stacks of 4, fewer than 30 no-ops at the start, at most 108,000 frames.
 
     A finished game starts anew within the same step. life_loss: a lost life reports `terminated` while the
     game goes on. (ale-py's own episodic_life would restart the whole game.) Rewards are the game's own.
+    changes: other arguments of AtariVectorEnv.
     """
-    return AtariVectorEnv(
-        rom_name(env_id),
-        num_envs,
-        num_threads=threads,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        repeat_action_probability=sticky,
-        life_loss_info=life_loss,
-        reward_clipping=False,
-    )
+    options = {"frameskip": args.frame_skip, "grayscale": not args.rgb, "num_threads": args.env_threads}
+    options |= {"repeat_action_probability": sticky, "life_loss_info": life_loss, "reward_clipping": False}
+    options |= {"autoreset_mode": AutoresetMode.SAME_STEP} | changes
+    return AtariVectorEnv(rom_name(args.env_id), num_envs, **options)
 
 
 # --- Network ----------------------------------------------------------------------------------------------
 
 
 def to_blocks(frames: Tensor) -> Tensor:
-    """uint8 (N, 4, 84, 84) to blocks of 4 x 4 pixels in four frames, (N, 21, 21, 64) with channels (4, 4, 4)
-    for frame, row, column."""
-    words = frames.view(torch.int32).view(len(frames), 4, 21, 4, 21)  # four pixels of a row are one word
-    return words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).view(len(frames), 21, 21, 64)
+    """uint8 (N, C, 84, 84) to blocks of 4 x 4 pixels, (N, 21, 21, C·16): frame, row, column."""
+    size, channels = frames.shape[:2]
+    words = frames.view(torch.int32).view(size, channels, 21, 4, 21)  # four pixels of a row are one word
+    return words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).view(size, 21, 21, 16 * channels)
 
 
 def initialized(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
@@ -203,14 +223,33 @@ def initialized(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
 class Agent(nn.Module):
     """Actor and critic on one convolutional network (Mnih et al. 2015, "Nature CNN")."""
 
-    def __init__(self, num_actions: int):
+    def __init__(self, num_actions: int, channels: int = 4):
         super().__init__()
-        self.conv1 = initialized(nn.Conv2d(4, 32, 8, stride=4))
+        self.conv1 = initialized(nn.Conv2d(channels, 32, 8, stride=4))
         self.conv2 = initialized(nn.Conv2d(32, 64, 4, stride=2))
         self.conv3 = initialized(nn.Conv2d(64, 64, 3))
         self.hidden = initialized(nn.Linear(64 * 7 * 7, 512))
         self.actor = initialized(nn.Linear(512, num_actions), 0.01)
         self.critic = initialized(nn.Linear(512, 1), 1.0)
+        # Values are in units of these; they stay 0 and 1 without --normalize-returns.
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+        self.register_buffer("rollouts_seen", torch.zeros(()))
+
+    def value(self, standardised: Tensor) -> Tensor:
+        return standardised * self.return_std + self.return_mean
+
+    @torch.no_grad()
+    def rescale(self, returns: Tensor) -> None:
+        """Moves the moments towards those of these returns, and the critic with them, so that its values stay
+        what they were (PopArt)."""
+        self.rollouts_seen += 1
+        rate = max(RETURN_MOMENTS_RATE, 1 / float(self.rollouts_seen))
+        old_mean, old_std = self.return_mean.clone(), self.return_std.clone()
+        self.return_mean.lerp_(returns.mean(), rate)
+        self.return_std.lerp_(returns.std().clamp_min(1e-4), rate)
+        self.critic.weight.mul_(old_std / self.return_std)
+        self.critic.bias.mul_(old_std / self.return_std).add_((old_mean - self.return_mean) / self.return_std)
 
     def weights(self, dtype: torch.dtype, blocks: bool) -> list[Tensor]:
         """The weights as `act_and_value` takes them.
@@ -220,7 +259,7 @@ class Agent(nn.Module):
         """
         conv1 = self.conv1.weight / 255
         if blocks:
-            conv1 = conv1.view(32, 4, 2, 4, 2, 4).permute(0, 1, 3, 5, 2, 4).reshape(32, 64, 2, 2)
+            conv1 = conv1.view(32, -1, 2, 4, 2, 4).permute(0, 1, 3, 5, 2, 4).reshape(32, -1, 2, 2)
         heads = torch.cat([self.actor.weight, self.critic.weight])
         biases = torch.cat([self.actor.bias, self.critic.bias])
         layers = [conv1, self.conv1.bias, self.conv2.weight, self.conv2.bias]
@@ -232,9 +271,9 @@ class Agent(nn.Module):
 
 
 def act_and_value(observations: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Bytes (B, 21, 21, 64) or (B, 4, 84, 84) to log-probabilities (B, A) and values (B,), float32."""
+    """Bytes (B, 21, 21, C·16) or (B, C, 84, 84) to log-probabilities (B, A) and values (B,), float32."""
     conv1, bias1, conv2, bias2, conv3, bias3, hidden, hidden_bias, heads, heads_bias = weights
-    in_blocks = observations.shape[-1] == 64
+    in_blocks = observations.shape[1] == 21
     x = observations.to(conv1.dtype)
     # Blocks lie channels-last in memory; so does everything that follows.
     x = x.permute(0, 3, 1, 2) if in_blocks else x.contiguous(memory_format=torch.channels_last)
@@ -275,12 +314,12 @@ def generalized_advantages(
 class Rows:
     """Rows of a rollout, one decision each."""
 
-    observations: Tensor  # (B, 21, 21, 64) or (B, 4, 84, 84) uint8
+    observations: Tensor  # (B, 21, 21, C·16) or (B, C, 84, 84) uint8
     actions: Tensor  # (B,) int64
     log_probabilities: Tensor  # (B,) of these actions when they were taken
     advantages: Tensor  # (B,)
-    returns: Tensor  # (B,)
-    values: Tensor  # (B,) when the actions were taken
+    returns: Tensor  # (B,) in the critic's units
+    values: Tensor  # (B,) when the actions were taken, in the critic's units
 
     def take(self, indices: Tensor) -> "Rows":
         """These rows. Observations are copied as 64-bit words: eight times as fast as byte by byte."""
@@ -359,7 +398,7 @@ def evaluate(
 ) -> np.ndarray:
     """Raw returns (episodes,) of one whole game in each of `episodes` environments, like the training ones
     but for the lost lives; the first game of each counts, so that short games are not preferred."""
-    envs = make_envs(args.env_id, episodes, args.eval_sticky, life_loss=False, threads=args.env_threads)
+    envs = make_envs(args, episodes, args.eval_sticky, life_loss=False)
     device, dtype = next(agent.parameters()).device, number_type(args, next(agent.parameters()).device)
     weights = agent.weights(dtype, args.blocks)
     frames, _ = envs.reset(seed=seed)
@@ -367,15 +406,17 @@ def evaluate(
     while playing.any() and not stop:
         log_pi, _ = act_and_value(observe(frames, args, device), weights)
         actions = log_pi.argmax(1) if greedy else sample(log_pi)
-        frames, rewards, terminated, truncated, _ = envs.step(actions.cpu().numpy())
+        frames, rewards, terminated, truncated, _ = envs.step(actions.cpu().numpy() + args.drop_noop)
         returns += rewards * playing
         playing &= ~(terminated | truncated)
     return returns[~playing]
 
 
 def observe(frames: np.ndarray, args: Args, device: torch.device) -> Tensor:
-    """Frames of the games, (N, 4, 84, 84) uint8, as the network reads them."""
+    """Frames of the games, (N, 4, 84, 84) uint8 and with --rgb (…, 3), as the network reads them."""
     observations = torch.from_numpy(frames).to(device)
+    if args.rgb:
+        observations = observations.movedim(-1, 2).flatten(1, 2)  # (N, 12, 84, 84)
     return to_blocks(observations) if args.blocks else observations
 
 
@@ -405,6 +446,48 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
             f"({returns.min():.0f} to {returns.max():.0f})"
         )
     run.save_json("evaluation.json", {"step": step, **results})
+    if args.eval_video:
+        title = f"{args.game}, {step:,} steps"
+        record(
+            moments(args, agent, seed), run.folder / f"evaluation_{step:09}.mp4", 1, title, MAX_VIDEO_STEPS
+        )
+
+
+@torch.inference_mode()
+def moments(args: Args, agent: Agent | None, seed: int, greedy: bool = True) -> Moments:
+    """Plays one game after the other as an evaluation does (see watch.py); without an agent at random."""
+    envs = make_envs(args, 1, args.eval_sticky, life_loss=False)
+    # The same games once more, for people: equal seeds and actions give equal games.
+    size = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
+    pictures = make_envs(args, 1, args.eval_sticky, life_loss=False, **size)
+    names = tuple(action.name for action in envs.ale.get_action_set())[args.drop_noop :]
+    (frames, _), (picture, _) = envs.reset(seed=seed), pictures.reset(seed=seed)
+    if agent is not None:
+        device, dtype = agent.return_mean.device, number_type(args, agent.return_mean.device)
+        weights = agent.weights(dtype, args.blocks)
+    score = Score()
+    while True:
+        log_pi, value = torch.full((1, len(names)), -math.log(len(names))), math.nan
+        if agent is not None:
+            log_pi, values = act_and_value(observe(frames, args, device), weights)
+            value = float(agent.value(values))
+        action = int(log_pi.argmax(1) if greedy and agent is not None else sample(log_pi))
+        probabilities = log_pi[0].exp().cpu().numpy()
+        moment = Moment(picture[0, 0], frames[0], names, action, probabilities, value, score)
+        chosen = yield moment
+        actions = np.array([(action if chosen is None else chosen) + args.drop_noop])
+        frames, rewards, terminated, truncated, _ = envs.step(actions)
+        picture = pictures.step(actions)[0]
+        score = score.after(float(rewards[0]), bool(terminated[0] or truncated[0]))
+
+
+def open_agent(path: Path) -> tuple[Agent, Args, int]:
+    """The agent in a checkpoint or run folder, its arguments and how many steps it has trained."""
+    checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
+    args = saved_arguments(checkpoint, Args)
+    agent = Agent(len(checkpoint.state["agent"]["actor.bias"]), args.channels)
+    agent.load_state_dict(checkpoint.state["agent"])
+    return agent, args, checkpoint.step
 
 
 # --- Training ---------------------------------------------------------------------------------------------
@@ -413,11 +496,12 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
 def load_agent(path: Path, args: Args) -> Checkpoint:
     """A checkpoint of this script. Raises CleanPokeError if it is of another game."""
     checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
-    if checkpoint.args["env_id"] != args.env_id:
-        raise CleanPokeError(
-            f"{checkpoint.path} was trained on {checkpoint.args['env_id']}, not on {args.env_id}: "
-            "give a checkpoint of this game"
-        )
+    for name in ("env_id", "rgb", "drop_noop"):
+        if checkpoint.args[name] != getattr(args, name):
+            raise CleanPokeError(
+                f"{checkpoint.path} was trained with --{name.replace('_', '-')} {checkpoint.args[name]}, not "
+                f"{getattr(args, name)}: give a checkpoint that fits"
+            )
     return checkpoint
 
 
@@ -432,8 +516,8 @@ def main(args: Args) -> None:
     executor = ThreadPoolExecutor(workers) if workers > 1 else None
 
     seed_everything(args.seed)
-    envs = make_envs(args.env_id, args.num_envs, args.sticky, life_loss=True, threads=args.env_threads)
-    agent = Agent(int(envs.single_action_space.n)).to(device)
+    envs = make_envs(args, args.num_envs, args.sticky, life_loss=True)
+    agent = Agent(int(envs.single_action_space.n) - args.drop_noop, args.channels).to(device)
     if args.init_from and not args.resume:
         agent.load_state_dict(load_agent(args.init_from, args).state["agent"])
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
@@ -442,14 +526,16 @@ def main(args: Args) -> None:
     T, N = args.num_steps, args.num_envs
     iterations = args.total_timesteps // args.batch_size
     save_interval = max(args.save_every // args.num_steps, 1)
-    shape = (21, 21, 64) if args.blocks else (4, 84, 84)
+    shape = (21, 21, 16 * args.channels) if args.blocks else (args.channels, 84, 84)
     observations = torch.zeros(T + 1, N, *shape, dtype=torch.uint8, device=device)
     actions = torch.zeros(T, N, dtype=torch.int64, device=device)
     log_probabilities = torch.zeros(T, N, device=device)
     values = torch.zeros(T + 1, N, device=device)
     rewards, dones = np.zeros((T, N), np.float32), np.zeros((T, N), np.float32)
+    raw_rewards = np.zeros((T, N), np.float32)
 
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
+    options["keep"] = args.keep
     with Run(__file__, args.game, args, **options) as run, StopSignal() as stop:
         if run.checkpoint:
             agent.load_state_dict(run.checkpoint.state["agent"])
@@ -477,17 +563,18 @@ def main(args: Args) -> None:
                 for t in range(T):
                     log_pi, value = act_and_value(observations[t], weights)
                     action = sample(log_pi)
-                    envs.send(action.cpu().numpy())
+                    envs.send(action.cpu().numpy() + args.drop_noop)
                     # The games run while the step before is written down.
-                    actions[t], values[t] = action, value
+                    actions[t], values[t] = action, agent.value(value)
                     log_probabilities[t] = log_pi.gather(1, action[:, None])[:, 0]
                     frames, reward, terminated, truncated, info = envs.recv()
                     observations[t + 1] = observe(frames, args, device)
-                    rewards[t] = np.sign(reward)
+                    raw_rewards[t], rewards[t] = reward, np.sign(reward)
                     dones[t] = terminated | truncated
                     if truncated.any():
                         last = observe(info["final_obs"][truncated], args, device)
-                        rewards[t, truncated] += args.gamma * act_and_value(last, weights)[1].cpu().numpy()
+                        bootstrap = agent.value(act_and_value(last, weights)[1])
+                        rewards[t, truncated] += args.gamma * bootstrap.cpu().numpy()
                     game_return += reward
                     game_steps += 1
                     # A lost life is no new game; a game's own frame count that fell is.
@@ -497,7 +584,7 @@ def main(args: Args) -> None:
                         finished_returns += game_return[over].tolist()
                         finished_lengths += game_steps[over].tolist()
                         game_return[over], game_steps[over] = 0.0, 0
-                values[T] = act_and_value(observations[T], weights)[1]
+                values[T] = agent.value(act_and_value(observations[T], weights)[1])
             recent_returns.extend(finished_returns)
             seconds_playing = time.monotonic() - began
 
@@ -506,13 +593,16 @@ def main(args: Args) -> None:
             advantages = generalized_advantages(rewards, numpy_values, dones, args.gamma, args.gae_lambda)
             advantages = torch.from_numpy(advantages).to(device).flatten()
             old_values = values[:T].flatten()
+            returns = advantages + old_values
+            if args.normalize_returns:
+                agent.rescale(returns)
             rollout = Rows(
                 observations[:T].flatten(0, 1),
                 actions.flatten(),
                 log_probabilities.flatten(),
                 advantages,
-                advantages + old_values,
-                old_values,
+                (returns - agent.return_mean) / agent.return_std,
+                (old_values - agent.return_mean) / agent.return_std,
             )
             sums: dict[str, float] = {}
             count = 0
@@ -537,24 +627,33 @@ def main(args: Args) -> None:
             seconds = time.monotonic() - began
 
             # What people see of it
-            error = rollout.returns - old_values
-            spread = float(rollout.returns.var())
+            spread = float(returns.var())
             mean_return = float(np.mean(recent_returns)) if recent_returns else math.nan
             solved = len(recent_returns) == 100 and mean_return >= args.solved_return
             metrics = {name: total / count for name, total in sums.items()} | {
-                "losses/explained_variance": 1 - float(error.var()) / spread if spread else math.nan,
+                "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
                 "value/mean": float(old_values.mean()),
-                "reward/mean": float(rewards.mean()),
-                "reward/std": float(rewards.std()),
+                "value/return_std": float(returns.std()),
+                "reward/mean": float(raw_rewards.mean()),
+                "reward/std": float(raw_rewards.std()),
+                "reward/min": float(raw_rewards.min()),
+                "reward/max": float(raw_rewards.max()),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/playing_share": seconds_playing / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],
                 "charts/solved": float(solved),
             }
+            metrics |= {
+                f"grad/norm_{name}": float(torch.stack([p.grad.norm() for p in part.parameters()]).norm())
+                for name, part in agent.named_children()
+            }
             if finished_returns:
+                run.log_histogram(step - 1, "reward/episodic_returns", np.array(finished_returns))
                 metrics["charts/episodic_return"] = float(np.mean(finished_returns))
                 metrics["charts/episodic_length"] = float(np.mean(finished_lengths))
             run.log(step - 1, metrics)
+            if raw_rewards.any():
+                run.log_histogram(step - 1, "reward/raw", raw_rewards[raw_rewards != 0])
             shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
             run.progress.update(step, iterations * args.batch_size, shown)
 

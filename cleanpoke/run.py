@@ -243,6 +243,11 @@ class Run:
             for name, value in scalars.items():
                 self.writer.add_scalar(name, value, step)
 
+    def log_histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Adds the distribution of some values (N,)."""
+        if self.enabled:
+            self.writer.add_histogram(name, values, step)
+
     def log_text(self, step: int, name: str, markdown: str) -> None:
         """Adds a text, such as a table of results."""
         if self.enabled:

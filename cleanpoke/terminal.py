@@ -1,5 +1,6 @@
-"""What a long command shows on the terminal and hears from it: the progress line, Ctrl-C."""
+"""What a long command shows on the terminal and hears: the progress line, Ctrl-C, and how children end."""
 
+import ctypes
 import math
 import os
 import shutil
@@ -13,6 +14,16 @@ from typing import Any, TextIO
 PLAIN_LINE_SECONDS = 15.0  # between two progress lines when the stream is a file or a pipe
 LIVE_LINE_SECONDS = 0.1  # between two redraws of the progress line on a terminal
 SPEED_WINDOW_SECONDS = 30.0  # the speed shown is that of this last stretch
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """For Popen's preexec_fn: the kernel kills the child when its parent's thread ends, however it ends."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Progress:

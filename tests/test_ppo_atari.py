@@ -5,10 +5,12 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from cleanpoke import ppo_atari
 from cleanpoke.errors import CleanPokeError
@@ -116,7 +118,7 @@ def test_advantages_are_those_of_the_definition():
 
 
 def test_a_lost_life_ends_the_return_but_not_the_game():
-    envs = ppo_atari.make_envs("ALE/Breakout-v5", 4, sticky=0.0, life_loss=True)
+    envs = ppo_atari.make_envs(Args(env_id="ALE/Breakout-v5"), 4, sticky=0.0, life_loss=True)
     _, info = envs.reset(seed=3)
     generator = np.random.default_rng(0)
     lives, frames, lost, over = info["lives"], info["episode_frame_number"], 0, 0
@@ -138,6 +140,34 @@ def test_evaluation_plays_whole_games_and_is_repeatable():
     returns = [ppo_atari.evaluate(agent, args, 2, greedy=True, seed=5) for _ in range(2)]
     assert (returns[0] == returns[1]).all()
     assert ((returns[0] <= -10) & (returns[0] >= -21)).all()
+
+
+def test_moments_are_the_evaluation_in_colour():
+    torch.manual_seed(0)
+    agent, args = Agent(6), Args(env_id="ALE/Pong-v5")
+    torch.nn.init.normal_(agent.actor.weight)
+    (expected,) = ppo_atari.evaluate(agent, args, 1, greedy=True, seed=5)
+    for moment in ppo_atari.moments(args, agent, seed=5):
+        if moment.score.finished_return is not None:
+            break
+        assert moment.picture.shape == (210, 160, 3) and moment.probabilities.sum() == pytest.approx(1)
+        assert moment.action == moment.probabilities.argmax()
+        if moment.score.step % 50 == 0:  # the colours show what the network sees
+            grey = Image.fromarray(moment.picture).convert("L").resize((84, 84), Image.Resampling.BOX)
+            assert np.abs(np.asarray(grey, int) - moment.observation[-1]).mean() < 4
+    assert (moment.score.finished_return, moment.score.episode, moment.score.step) == (expected, 1, 0)
+
+
+def test_another_action_can_be_sent_into_a_game():
+    freeway = Args(env_id="ALE/Freeway-v5")
+    returns = []
+    for wish in ("NOOP", "UP"):
+        moments = ppo_atari.moments(freeway, None, seed=1)
+        moment = next(moments)
+        while moment.score.step < 300:
+            moment = moments.send(moment.action_names.index(wish))
+        returns.append(moment.score.episode_return)
+    assert returns[0] == 0 < returns[1]  # who stands still never crosses the road
 
 
 # --- Runs
@@ -203,6 +233,42 @@ def test_a_network_can_start_from_another_run(tmp_path):
         assert torch.equal(weights, load_checkpoint(second).state["agent"][name])
 
 
+def test_colours_and_games_without_a_noop_are_learned_and_come_back(tmp_path):
+    folder = small_run(tmp_path, rgb=True, drop_noop=True, total_timesteps=64, normalize_returns=True)
+    agent, args, step = ppo_atari.open_agent(folder)
+    assert (args.rgb, args.drop_noop, step) == (True, True, 64)
+    assert agent.conv1.weight.shape[1] == 12 and agent.actor.bias.shape == (5,)
+    assert agent.rollouts_seen == 2
+    moment = next(ppo_atari.moments(args, agent, seed=1))
+    assert moment.action_names[0] == "FIRE" and moment.observation.shape == (4, 84, 84, 3)
+    with pytest.raises(CleanPokeError, match="--rgb True, not False"):
+        small_run(tmp_path, init_from=folder, total_timesteps=64)
+
+
+def test_colours_are_computed_the_same_on_blocks():
+    torch.manual_seed(0)
+    agent = Agent(6, channels=12)
+    frames = torch.randint(0, 256, (3, 4, 84, 84, 3)).byte().numpy()
+    device = torch.device("cpu")
+    plain, blocks = (
+        act_and_value(
+            ppo_atari.observe(frames, Args(rgb=True, blocks=blocks), device),
+            agent.weights(torch.float32, blocks),
+        )
+        for blocks in (False, True)
+    )
+    assert torch.allclose(plain[0], blocks[0], atol=1e-5) and torch.allclose(plain[1], blocks[1], atol=1e-5)
+
+
+def test_evaluations_are_filmed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ppo_atari, "MAX_VIDEO_STEPS", 20)
+    options = {"total_timesteps": 32, "eval_episodes": 1, "eval_video": True, "env_id": "ALE/Freeway-v5"}
+    (video,) = small_run(tmp_path, **options).glob("evaluation_*.mp4")
+    frames = [frame for frame in imageio.get_reader(video)]  # its length hint is infinite
+    assert len(frames) == 20 and frames[0].shape[0] > 420 and frames[0].std() > 10
+    assert not np.array_equal(frames[0], frames[-1])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -222,7 +288,7 @@ def test_wrong_arguments_are_told_in_one_line(changes, message, tmp_path):
 
 def test_a_checkpoint_of_another_game_is_refused(tmp_path):
     pong = small_run(tmp_path, total_timesteps=32)
-    with pytest.raises(CleanPokeError, match="trained on ALE/Pong-v5"):
+    with pytest.raises(CleanPokeError, match="trained with --env-id ALE/Pong-v5"):
         small_run(tmp_path, env_id="ALE/Breakout-v5", init_from=pong)
 
 

@@ -15,14 +15,11 @@ pipes (see `node/battle_worker.js`) and end with their parent. One that dies or 
 replaced; its battles come back as `Ended`, and `Simulator.counters` says how often it happened.
 """
 
-import ctypes
 import difflib
 import fcntl
 import os
 import selectors
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -39,6 +36,7 @@ from cleanpoke.envs.showdown.node_runtime import (
     telling_line,
 )
 from cleanpoke.errors import CleanPokeError
+from cleanpoke.terminal import die_with_parent
 
 # A large young generation frees the short-lived objects of a turn more cheaply: 10 to 15% more turns per
 # second than V8's default, for some 60 MB more of memory.
@@ -47,9 +45,6 @@ PIPE_BYTES = 1 << 20
 START_TIMEOUT_SECONDS = 60
 # A worker that dies this often without having finished anything will not get better.
 MAX_RESTARTS_IN_A_ROW = 3
-
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -86,12 +81,6 @@ class Ended:
     error: str = ""
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before Node: the kernel kills it when its parent's thread ends."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class _Worker:
     """One Node process with its pipes; everything is non-blocking on our side."""
 
@@ -118,7 +107,7 @@ class _Worker:
             bufsize=0,
             # Ctrl-C belongs to the Python program, which then closes its workers itself.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self.input = self.process.stdin.fileno()
         self.output = self.process.stdout.fileno()

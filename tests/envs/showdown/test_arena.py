@@ -204,12 +204,16 @@ def wait_until_stopped(share, report, stopped):
 
 
 @pytest.mark.parametrize(
-    ("function", "message"),
-    [(die, "exit code 3"), (complain, "share 1 is impossible"), (wait_until_stopped, "said nothing for 2 s")],
+    ("function", "message", "timeout"),
+    [
+        (die, "exit code 3", 60),
+        (complain, "share 1 is impossible", 60),
+        (wait_until_stopped, "said nothing for 2 s", 2),
+    ],
 )
-def test_child_that_dies_complains_or_hangs_is_one_clear_error(function, message):
+def test_child_that_dies_complains_or_hangs_is_one_clear_error(function, message, timeout):
     with pytest.raises(CleanPokeError, match=message):
-        list(in_processes(function, [1], timeout_seconds=2))
+        list(in_processes(function, [1], timeout_seconds=timeout))
 
 
 def test_children_end_with_the_reader():

@@ -1,0 +1,126 @@
+"""PPO in ViZDoom: buttons that go together, games that are what their seeds say, ends that are ends."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cleanpoke import ppo_vizdoom
+from cleanpoke.errors import CleanPokeError
+from cleanpoke.ppo_vizdoom import Agent, Args, Games, button_combinations
+from cleanpoke.run import load_checkpoint
+
+
+def test_buttons_go_together_unless_they_cancel_each_other():
+    rows = button_combinations(["MOVE_LEFT", "MOVE_RIGHT", "ATTACK"], 3)
+    assert rows.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1]]
+    assert len(button_combinations(["MOVE_LEFT", "MOVE_RIGHT", "ATTACK"], 1)) == 4
+
+
+def test_seeds_name_games_and_stacks_hold_the_latest_frames():
+    def played(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        games = Games(Args(frame_stack=3), 2)
+        generator = np.random.default_rng(0)
+        first, variables = games.reset(seed)
+        assert (first[:, 0] == first[:, 2]).all() and variables.shape == (2, 1)
+        screens, rewards = [first], []
+        for _ in range(30):
+            screen, _, reward, terminated, truncated = games.step(
+                generator.integers(0, len(games.actions), 2)
+            )
+            goes_on = ~(terminated | truncated)
+            assert (screen[goes_on, :-1] == screens[-1][goes_on, 1:]).all()
+            screens.append(screen)
+            rewards.append(reward)
+        games.close()
+        return np.array(screens), np.array(rewards)
+
+    one, again, other = played(1), played(1), played(2)
+    assert (one[0] == again[0]).all() and (one[1] == again[1]).all()
+    assert (one[0][:, 0] != one[0][:, 1]).any() and (one[0] != other[0]).any()
+
+
+def test_standing_still_runs_into_the_time_limit_and_shooting_ends_the_game():
+    games = Games(Args(), 1)
+    games.reset(1)
+    ends = [games.step(np.array([0]))[3:] for _ in range(80)]  # 300 tics, of which 14 are over
+    ended = [index for index, (terminated, truncated) in enumerate(ends) if terminated[0] or truncated[0]]
+    assert ended == [71] and ends[71][1][0] and not ends[71][0][0]
+    generator, best = np.random.default_rng(0), -1000.0
+    for _ in range(1500):
+        _, variables, rewards, terminated, truncated = games.step(
+            generator.integers(0, len(games.actions), 1)
+        )
+        assert not (terminated[0] and truncated[0])
+        best = max(best, rewards[0]) if terminated[0] else best
+    assert best > 90  # a hit brings 106, less what the last tics cost
+    games.close()
+
+
+def test_difficulty_and_scenarios_reach_the_engine():
+    for difficulty in (1, 5):
+        games = Games(Args(env_id="VizdoomDefendCenter-v1", difficulty=difficulty), 1)
+        games.reset(1)
+        assert games.envs[0].game.get_doom_skill() == difficulty
+        assert games.num_variables == 2
+        games.close()
+
+
+def test_values_survive_rescaling():
+    torch.manual_seed(0)
+    agent = Agent(1, 2, 6)
+    screens, variables = torch.randint(0, 256, (3, 1, 60, 80)).byte(), torch.rand(3, 2)
+    log_pi, value = agent(screens, variables)
+    assert log_pi.exp().sum(1) == pytest.approx(torch.ones(3))
+    before = agent.value(value)
+    agent.rescale(torch.randn(100) * 100 - 50)
+    assert torch.allclose(agent.value(agent(screens, variables)[1]), before, atol=1e-2)
+
+
+# --- Runs
+
+
+def small_run(folder: Path, **changes) -> Path:
+    options = {"num_envs": 2, "num_steps": 16, "total_timesteps": 96, "save_every": 32, "eval_episodes": 0}
+    ppo_vizdoom.main(Args(runs=folder, bf16="off", **options | changes))
+    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(tmp_path):
+    whole, again = small_run(tmp_path / "whole"), small_run(tmp_path / "again", frame_stack=1)
+    middle = sorted(again.glob("checkpoint_*.pt"))[0]
+    assert load_checkpoint(middle).step == 64
+    resumed = load_checkpoint(small_run(tmp_path / "again", resume=middle))
+    for name, weights in load_checkpoint(whole).state["agent"].items():
+        assert torch.equal(weights, resumed.state["agent"][name]), name
+
+
+def test_the_command_learns_to_shoot(tmp_path):
+    folder = small_run(
+        tmp_path, num_envs=8, num_steps=64, total_timesteps=20_000, save_every=100_000, eval_episodes=16
+    )
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert results["greedy"]["episodes"] == 16
+    assert results["greedy"]["mean"] > 0  # random play: about -170
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env_id": "VizdoomBasics-v1"}, "did you mean VizdoomBasic-v1"),
+        ({"difficulty": 9}, "choose 1"),
+        ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
+        ({"frame_stack": 0}, "--frame-stack must be at least 1"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(changes, message, tmp_path):
+    with pytest.raises(CleanPokeError, match=message):
+        small_run(tmp_path, **changes)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    basic = small_run(tmp_path, total_timesteps=32)
+    with pytest.raises(CleanPokeError, match="--frame-stack 1, not 2"):
+        small_run(tmp_path, frame_stack=2, init_from=basic)

@@ -1,0 +1,62 @@
+"""The search: whole runs of the script, a study that goes on, trials that end early."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from cleanpoke.errors import CleanPokeError
+
+spec = importlib.util.spec_from_file_location("tune", Path(__file__).parents[2] / "tools" / "tune.py")
+tune = importlib.util.module_from_spec(spec)
+sys.modules["tune"] = tune
+spec.loader.exec_module(tune)
+
+
+def small(folder: Path, **changes) -> tune.Args:
+    options = {"total_timesteps": 1024, "trials": 2, "tune": ("learning_rate", "gamma", "num_minibatches")}
+    options |= {"study": folder / "pole.log", "eval_episodes": 2, "options": "--num-envs 2 --num-steps 64"}
+    return tune.Args(**({"env_id": "CartPole-v1"} | options | changes))
+
+
+def test_a_study_runs_the_script_and_goes_on_where_it_stopped(tmp_path, capsys):
+    tune.main(small(tmp_path))
+    tune.main(small(tmp_path, trials=3))
+    study = tune.open_study(small(tmp_path), tmp_path / "pole.log")
+    assert [trial.state.name for trial in study.trials] == 3 * ["COMPLETE"]
+    for number, trial in enumerate(study.trials):
+        (evaluation,) = (tmp_path / "pole" / f"trial_{number:04}").glob("*/evaluation.json")
+        assert trial.value == json.loads(evaluation.read_text())["greedy"]["mean"]
+        arguments = json.loads((evaluation.parent / "args.json").read_text())
+        assert arguments["learning_rate"] == pytest.approx(trial.params["learning_rate"], rel=1e-4)
+        assert arguments["gamma"] == pytest.approx(1 - trial.params["one_minus_gamma"], rel=1e-4)
+        assert arguments["seed"] == 1 + number
+    best = max(study.trials, key=lambda trial: trial.value)
+    assert f"--env-id CartPole-v1 {best.user_attrs['options']}" in capsys.readouterr().out
+
+
+def test_a_trial_that_falls_behind_is_ended_and_leaves_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: bool(trial.number))
+    processes = []
+    real = tune.subprocess.Popen
+    monkeypatch.setattr(
+        tune.subprocess,
+        "Popen",
+        lambda *args, **options: processes.append(real(*args, **options)) or processes[-1],
+    )
+    tune.main(small(tmp_path, options="--num-envs 2 --num-steps 64"))
+    study = tune.open_study(small(tmp_path), tmp_path / "pole.log")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    with pytest.raises(CleanPokeError, match="cannot tune depth: choose from learning_rate"):
+        tune.main(small(tmp_path, tune=("depth",)))
+    with pytest.raises(CleanPokeError, match="trial 0 failed"):
+        tune.main(small(tmp_path, options="--num-envs 0"))
+    with pytest.raises(CleanPokeError, match="a study of env_id CartPole-v1, not Acrobot-v1"):
+        tune.main(small(tmp_path, env_id="Acrobot-v1"))
