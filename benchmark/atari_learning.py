@@ -1,0 +1,112 @@
+"""What ppo_atari.py reaches in Pong, Breakout and BeamRider, seed by seed, and whether bfloat16 costs returns.
+
+    python benchmark/atari_learning.py                              # hours on two cores
+    python benchmark/atari_learning.py --stages pong --seeds 1
+
+Stages: pong (until 100 evaluation games average 18), breakout and beam_rider (as many steps as you give), and
+precision (Pong in bfloat16 and in float32, as many steps each). Each run is the script itself in its own
+process, from nothing. Printed for each run: the evaluation over 100 games, greedy and sampled, frames, minutes,
+and the curve: the mean return of the games that ended in each tenth of the run. The last line is one JSON
+object. CleanRL's published means after 10 million steps: Pong 20.4, Breakout 415, BeamRider 1916.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cleanpoke.errors import CleanPokeError, user_errors
+
+SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "ppo_atari.py"
+PONG_BAR = 18.0
+STAGES = {"pong": "ALE/Pong-v5", "breakout": "ALE/Breakout-v5", "beam_rider": "ALE/BeamRider-v5"}
+STAGES |= {"precision": "ALE/Pong-v5"}
+
+
+@dataclass
+class Args:
+    stages: tuple[str, ...] = tuple(STAGES)
+    """which stages"""
+    seeds: int = 3
+    """runs of each, with seeds 1, 2, …"""
+    pong_steps: int = 4_000_000
+    """longest run of the pong stage; it ends as soon as 100 training games average 19"""
+    steps: int = 2_000_000
+    """decisions of each run of breakout and beam_rider"""
+    precision_steps: int = 1_000_000
+    """decisions of each run of precision"""
+    eval_episodes: int = 100
+    """games of each evaluation"""
+    folder: Path = Path("runs/benchmark_atari_learning")
+    """where the runs go"""
+    quick: bool = False
+    """one minute of Pong"""
+    check: bool = False
+    """exit with status 1 when a seed of pong stays below 18"""
+
+
+def curve(run: Path) -> list[float | None]:
+    """Mean return of the games that ended in each tenth of a run."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    points = events.Scalars("charts/episodic_return")
+    last = events.Scalars("charts/SPS")[-1].step + 1
+    tenths = [[point.value for point in points if point.step * 10 // last == tenth] for tenth in range(10)]
+    return [float(np.mean(values)) if values else None for values in tenths]
+
+
+def run_script(env_id: str, seed: int, options: list[str], folder: Path, eval_episodes: int) -> dict:
+    """One run: its evaluation.json, with minutes, steps and the curve."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(SCRIPT), "--env-id", env_id, "--seed", str(seed), "--runs", str(folder)]
+    command += ["--eval-episodes", str(eval_episodes), *options]
+    print("$ python cleanpoke/ppo_atari.py " + " ".join(command[2:]), flush=True)
+    started = time.perf_counter()
+    if subprocess.run(command).returncode != 0:
+        raise CleanPokeError("the script failed; its output is above")
+    run = max(folder.glob("ppo_atari__*"), key=lambda path: path.stat().st_mtime_ns)
+    minutes = (time.perf_counter() - started) / 60
+    return json.loads((run / "evaluation.json").read_text()) | {"minutes": minutes, "curve": curve(run)}
+
+
+def main(args: Args) -> None:
+    if unknown := set(args.stages) - set(STAGES):
+        raise CleanPokeError(f"unknown stages {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
+    if args.quick:
+        args.stages, args.seeds, args.pong_steps, args.eval_episodes = ("pong",), 1, 40_000, 2
+    rows, passed = [], True
+    for stage in args.stages:
+        variants = {"": ["--total-timesteps", str(args.steps)]}
+        if stage == "pong":
+            solved = ["--solved-at", "19", "--stop-when-solved"]
+            variants = {"": ["--total-timesteps", str(args.pong_steps), *solved]}
+        elif stage == "precision":
+            length = ["--total-timesteps", str(args.precision_steps)]
+            variants = {"bfloat16": [*length, "--bf16", "on"], "float32": [*length, "--bf16", "off"]}
+        for seed in range(1, args.seeds + 1):
+            for name, options in variants.items():
+                folder = args.folder / f"{stage}_{name}_{seed}"
+                result = run_script(STAGES[stage], seed, options, folder, args.eval_episodes)
+                rows.append({"stage": stage, "variant": name, "seed": seed, **result})
+                passed &= stage != "pong" or result["greedy"]["mean"] >= PONG_BAR
+    print("\n|stage|variant|seed|greedy|sampled|frames|minutes|curve: mean return of each tenth|")
+    print("|-|-|-|-|-|-|-|-|")
+    for row in rows:
+        scores = [f"{row[play]['mean']:.1f} ± {row[play]['interval']:.1f}" for play in ("greedy", "sampled")]
+        tenths = " ".join("-" if value is None else f"{value:.0f}" for value in row["curve"])
+        cells = (row["stage"], row["variant"], row["seed"], *scores, f"{4 * row['step']:,}")
+        print(f"|{'|'.join(map(str, cells))}|{row['minutes']:.1f}|{tenths}|")
+    print(json.dumps({"benchmark": "atari_learning", "passed": bool(passed), "results": rows}))
+    if args.check and not passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Args))

@@ -1,0 +1,123 @@
+"""What ppo.py and ppo_vizdoom.py reach in the small worlds, seed by seed.
+
+    python benchmark/small_worlds.py                          # everything; more than an hour on two cores
+    python benchmark/small_worlds.py --worlds CartPole-v1 Taxi-v4
+    python benchmark/small_worlds.py --variants               # what makes Taxi stall
+
+Each run is the script itself in its own process, from nothing; the score is the mean greedy return of 100
+episodes (20 in ViZDoom). Every seed has its row. The last line printed is one JSON object.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from cleanpoke.errors import CleanPokeError, user_errors
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "cleanpoke"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One line of the table: a script's options, and the mean return that each seed must reach."""
+
+    name: str
+    script: str
+    options: tuple[str, ...]
+    bar: float | None
+
+
+WORLDS = (
+    World("CartPole-v1", "ppo", ("--total-timesteps", "200000"), 475.0),
+    World("LunarLander-v3", "ppo", ("--total-timesteps", "1000000", "--gamma", "0.999"), 200.0),
+    World("Taxi-v4", "ppo", ("--total-timesteps", "1000000"), 7.0),
+    World("VizdoomBasic-v1", "ppo_vizdoom", ("--total-timesteps", "100000"), 75.0),
+    World("VizdoomDefendCenter-v1", "ppo_vizdoom", ("--total-timesteps", "300000"), 10.0),
+)
+TAXI_VARIANTS = (
+    World("as shipped", "ppo", (), None),
+    World("values in the game's own units", "ppo", ("--no-normalize-returns",), None),
+    World("illegal actions masked", "ppo", ("--action-mask",), None),
+    World("no entropy bonus", "ppo", ("--ent-coef", "0"), None),
+    World(
+        "ppo.py of CleanRL: its sizes and rates, values in their own units",
+        "ppo",
+        (
+            *(
+                "--no-normalize-returns",
+                "--num-envs",
+                "4",
+                "--num-minibatches",
+                "4",
+                "--learning-rate",
+                "2.5e-4",
+            ),
+        ),
+        None,
+    ),
+)
+
+
+@dataclass
+class Args:
+    worlds: tuple[str, ...] = tuple(world.name for world in WORLDS)
+    """which worlds"""
+    variants: bool = False
+    """compare variants on Taxi instead"""
+    seeds: int = 3
+    """runs of each, with seeds 1, 2, …"""
+    folder: Path = Path("runs/benchmark_small_worlds")
+    """where the runs go"""
+    quick: bool = False
+    """one seed of CartPole for a minute"""
+    check: bool = False
+    """exit with status 1 when a seed stays below the bar of its world"""
+
+
+def run_script(world: World, env_id: str, seed: int, folder: Path) -> dict:
+    """One run; its evaluation.json with the minutes it took."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(SCRIPTS / f"{world.script}.py"), "--env-id", env_id, *world.options]
+    command += ["--seed", str(seed), "--runs", str(folder)]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CleanPokeError(f"{world.script}.py on {env_id} failed: {done.stderr.strip()[-300:]}")
+    run = max(folder.glob(f"{world.script}__*"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads((run / "evaluation.json").read_text()) | {
+        "minutes": (time.perf_counter() - started) / 60
+    }
+
+
+def main(args: Args) -> None:
+    if unknown := set(args.worlds) - {world.name for world in WORLDS}:
+        raise CleanPokeError(f"unknown worlds {', '.join(sorted(unknown))}")
+    chosen = TAXI_VARIANTS if args.variants else [world for world in WORLDS if world.name in args.worlds]
+    if args.quick:
+        args.seeds = 1
+        chosen = [World("CartPole-v1", "ppo", ("--total-timesteps", "60000"), 300.0)]
+    rows, passed = [], True
+    print("|world|seed|greedy return|sampled|minutes|bar|\n|-|-|-|-|-|-|", flush=True)
+    for world in chosen:
+        for seed in range(1, args.seeds + 1):
+            env_id = "Taxi-v4" if args.variants else world.name
+            result = run_script(world, env_id, seed, args.folder / world.name.replace(" ", "_"))
+            greedy, sampled = result["greedy"], result["sampled"]
+            passed &= world.bar is None or greedy["mean"] >= world.bar
+            scores = [f"{one['mean']:.1f} ± {one['interval']:.1f}" for one in (greedy, sampled)]
+            cells = (world.name, seed, *scores, f"{result['minutes']:.1f}", world.bar or "-")
+            print(f"|{'|'.join(map(str, cells))}|", flush=True)
+            rows.append({"world": world.name, "seed": seed, **result})
+    print(json.dumps({"benchmark": "small_worlds", "passed": bool(passed), "results": rows}))
+    if args.check and not passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Args))
