@@ -1,13 +1,13 @@
-"""What ppo_atari.py reaches in Pong, Breakout and BeamRider, seed by seed, and whether bfloat16 costs returns.
+"""What ppo_atari.py reaches in Pong, Breakout and BeamRider, seed by seed, and what bfloat16 does to returns.
 
     python benchmark/atari_learning.py                              # hours on two cores
     python benchmark/atari_learning.py --stages pong --seeds 1
 
-Stages: pong (until 100 evaluation games average 18), breakout and beam_rider (as many steps as you give), and
+Stages: pong (until 100 training games average 19), breakout and beam_rider (as many steps as you give), and
 precision (Pong in bfloat16 and in float32, as many steps each). Each run is the script itself in its own
-process, from nothing. Printed for each run: the evaluation over 100 games, greedy and sampled, frames, minutes,
-and the curve: the mean return of the games that ended in each tenth of the run. The last line is one JSON
-object. CleanRL's published means after 10 million steps: Pong 20.4, Breakout 415, BeamRider 1916.
+process, from nothing. Printed for each run: the evaluation over 100 games, greedy and sampled; frames;
+minutes; and the curve, the mean return of the games that ended in each tenth of the run. The last line is one
+JSON object. CleanRL's published means after 10 million steps: Pong 20.4, Breakout 415, BeamRider 1916.
 """
 
 import json
