@@ -138,12 +138,13 @@ def open_study(args: Args, file: Path) -> optuna.Study:
     file.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(file))),
-        sampler=TPESampler(seed=args.seed),
         pruner=SuccessiveHalvingPruner(min_resource=4, reduction_factor=4),
         study_name=file.stem,
         direction="maximize",
         load_if_exists=True,
     )
+    # A study that goes on must not draw the same proposals again.
+    study.sampler = TPESampler(seed=args.seed + len(study.trials))
     for name, value in (("env_id", args.env_id), ("total_timesteps", args.total_timesteps)):
         if study.user_attrs.setdefault(name, value) != value:
             raise CleanPokeError(

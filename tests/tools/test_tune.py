@@ -22,7 +22,8 @@ def small(folder: Path, **changes) -> tune.Args:
     return tune.Args(**({"env_id": "CartPole-v1"} | options | changes))
 
 
-def test_a_study_runs_the_script_and_goes_on_where_it_stopped(tmp_path, capsys):
+def test_a_study_runs_the_script_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: False)
     tune.main(small(tmp_path))
     tune.main(small(tmp_path, trials=3))
     study = tune.open_study(small(tmp_path), tmp_path / "pole.log")
@@ -34,6 +35,7 @@ def test_a_study_runs_the_script_and_goes_on_where_it_stopped(tmp_path, capsys):
         assert arguments["learning_rate"] == pytest.approx(trial.params["learning_rate"], rel=1e-4)
         assert arguments["gamma"] == pytest.approx(1 - trial.params["one_minus_gamma"], rel=1e-4)
         assert arguments["seed"] == 1 + number
+    assert len({trial.params["learning_rate"] for trial in study.trials}) == 3
     best = max(study.trials, key=lambda trial: trial.value)
     assert f"--env-id CartPole-v1 {best.user_attrs['options']}" in capsys.readouterr().out
 
