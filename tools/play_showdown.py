@@ -32,7 +32,7 @@ from cleanpoke.envs.showdown.client import BattleResult, Matchmaking, Session
 from cleanpoke.envs.showdown.players import Player
 from cleanpoke.envs.showdown.teams import format_id, formats, load_team_file, load_teams, unknown_format
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.run import load_checkpoint
+from cleanpoke.run import atomic_file, load_checkpoint
 from cleanpoke.terminal import StopSignal
 
 PASSWORD_VARIABLE = "POKEMON_SHOWDOWN_PASSWORD"
@@ -163,7 +163,8 @@ class Records:
             file.flush()
             os.fsync(file.fileno())
         title = f"{self.battle_format}: {result.result} against {result.opponent} ({result.turns} turns)"
-        page.write_text(battle_page(result.room, title, result.log), encoding="utf-8")
+        with atomic_file(page) as file:
+            file.write(battle_page(result.room, title, result.log).encode())
         return page
 
     def summary(self) -> str:

@@ -1,5 +1,6 @@
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from cleanpoke.envs.showdown.client import BattleResult
 from cleanpoke.envs.showdown.encoder import SCHEMA
 from cleanpoke.envs.showdown.server import LocalServer
 from cleanpoke.envs.showdown.teams import load_teams
-from cleanpoke.errors import CleanPokeError
+from cleanpoke.errors import DISK_FULL, CleanPokeError
 from cleanpoke.run import Checkpoint, plain, random_state, save_checkpoint
 from tests.envs.showdown.websocket_battles import Opponent, input_log, logging_server, replayed_decisions
 from tools.play_showdown import Args, Records, account, main, packed_teams, server_configuration
@@ -60,6 +61,21 @@ def test_each_result_is_a_line_and_a_page(tmp_path):
     assert (first["result"], first["checkpoint"]) == ("win", str(checkpoint))
     assert (second["opponent"], second["rating"]) == ("Carl, the 2nd", "")
     assert "Tauros (p1) uses Body Slam" in page.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_keeps_the_line_and_leaves_no_half_page(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as good as a full disk, to a writer
+        with pytest.raises(OSError, match="File too large") as raised:
+            Records(tmp_path, tmp_path / "checkpoint.pt", "gen1ou").add(result())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert raised.value.errno in DISK_FULL  # which every command tells in one line
+    assert [row["opponent"] for row in rows(tmp_path)] == ["Bob"]
+    assert [path.name for path in tmp_path.iterdir()] == ["battles.csv"]
 
 
 def test_losses_by_timeout_are_counted_as_such(tmp_path):

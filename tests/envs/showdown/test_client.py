@@ -184,6 +184,15 @@ def test_refused_team_and_absent_server_are_told_in_one_line(server):
         pass
 
 
+def test_notices_do_not_end_a_session_and_refusals_do(server):
+    with make_session(RecordingPlayer(), "listener", "gen1ou", server) as session:
+        session._take("|popup|Some information about the tournament formats.")  # not looking for a battle
+        session._seeking = True
+        session._take("|popup|Some information for you.")
+        with pytest.raises(CleanPokeError, match="refuses to start a battle"):
+            session._take("|popup|The format gen1xyz was not found.")
+
+
 def test_nobody_to_play_ends_with_a_message(server):
     with make_session(RecordingPlayer(), "lonely", "gen1ou", server) as session:
         session.wait_seconds = 0.5
