@@ -94,6 +94,15 @@ def global_sums(*values: Tensor) -> list[Tensor]:
     return [part.view_as(value) for part, value in zip(parts, values, strict=True)]
 
 
+def gathered(values: list[float]) -> list[float]:
+    """The values of all processes, one process after the other."""
+    if not dist.is_initialized():
+        return values
+    lists: list[list[float]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(lists, values)
+    return [value for part in lists for value in part]
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Adds up the gradients of all processes, which must have been divided by global counts already."""
     if not dist.is_initialized():

@@ -4,8 +4,9 @@ Algorithm and hyperparameters are those of ppo_atari.py in CleanRL (Huang et al.
 CPU. Games run in the vector environment of ale-py, whose wheel ships them. What differs: docs/ppo_atari.md.
 
     python cleanpoke/ppo_atari.py --env-id ALE/Pong-v5
+    torchrun --nproc_per_node=2 cleanpoke/ppo_atari.py --env-id ALE/Pong-v5
 
-Axes: T steps of a rollout, N environments, A actions, B rows of a minibatch.
+Axes: T steps of a rollout, N environments of this process, A actions, B rows of a minibatch.
 """
 
 import dataclasses
@@ -26,7 +27,14 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
-from cleanpoke.compute import available_cores, multiplies_bfloat16, start
+from cleanpoke.compute import (
+    available_cores,
+    gathered,
+    global_sums,
+    multiplies_bfloat16,
+    start,
+    sum_gradients,
+)
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
     Checkpoint,
@@ -77,7 +85,7 @@ class Args:
 
     # World
     num_envs: int = 8
-    """Games played at once."""
+    """Games played at once, over all processes."""
     sticky: float = 0.0
     """Probability that the game repeats the previous action instead (0.25 in ALE's v5 protocol)."""
     frame_skip: int = 4
@@ -246,8 +254,9 @@ class Agent(nn.Module):
         self.rollouts_seen += 1
         rate = max(RETURN_MOMENTS_RATE, 1 / float(self.rollouts_seen))
         old_mean, old_std = self.return_mean.clone(), self.return_std.clone()
-        self.return_mean.lerp_(returns.mean(), rate)
-        self.return_std.lerp_(returns.std().clamp_min(1e-4), rate)
+        mean, std = moments_of(returns)
+        self.return_mean.lerp_(mean, rate)
+        self.return_std.lerp_(std.clamp_min(1e-4), rate)
         self.critic.weight.mul_(old_std / self.return_std)
         self.critic.bias.mul_(old_std / self.return_std).add_((old_mean - self.return_mean) / self.return_std)
 
@@ -310,6 +319,15 @@ def generalized_advantages(
     return advantages
 
 
+def moments_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the values (B,) of all processes."""
+    count, total, squares = global_sums(
+        torch.ones_like(values).sum(), values.sum(), (values.double() ** 2).sum()
+    )
+    mean = total / count
+    return mean.float(), ((squares - count * mean**2) / (count - 1)).clamp_min(0).sqrt().float()
+
+
 @dataclasses.dataclass(slots=True)
 class Rows:
     """Rows of a rollout, one decision each."""
@@ -360,9 +378,16 @@ def ppo_loss(log_pi: Tensor, values: Tensor, rows: Rows, args: Args) -> tuple[Te
 
 
 def add_gradients(
-    agent: Agent, rows: Rows, args: Args, dtype: torch.dtype, executor: ThreadPoolExecutor | None, parts: int
+    agent: Agent,
+    rows: Rows,
+    args: Args,
+    dtype: torch.dtype,
+    executor: ThreadPoolExecutor | None,
+    parts: int,
+    world: int = 1,
 ) -> dict[str, Tensor]:
-    """Adds the gradient of the loss of these rows to the agent; returns the metrics.
+    """Adds the gradient of the loss of these rows, and of those of the other processes, to the agent; returns
+    the metrics of these.
 
     Each of `parts` threads works on its share of the rows with one core, which is faster than all cores
     together on one small operation after the other. The shares' gradients add up to that of the whole.
@@ -378,7 +403,7 @@ def add_gradients(
         part = Rows(*columns)
         loss, metrics = ppo_loss(*act_and_value(part.observations, leaves), part, args)
         fraction = (last - first) / size
-        gradients = torch.autograd.grad(loss * fraction, leaves)
+        gradients = torch.autograd.grad(loss * (fraction / world), leaves)
         return gradients, {name: value * fraction for name, value in metrics.items()}
 
     results = list((executor.map if executor else map)(share, cuts[:-1], cuts[1:]))
@@ -386,6 +411,7 @@ def add_gradients(
         functools.reduce(torch.add, tensors) for tensors in zip(*(r[0] for r in results), strict=True)
     ]
     torch.autograd.backward(weights, gradients)
+    sum_gradients(agent.parameters())
     return {name: functools.reduce(torch.add, (r[1][name] for r in results)) for name in results[0][1]}
 
 
@@ -511,19 +537,21 @@ def main(args: Args) -> None:
     if args.resume:
         load_agent(args.resume, args)  # before the run's folder is touched
     place = start(args.device, threads=1)
+    if args.num_envs % place.world:
+        raise CleanPokeError(f"--num-envs {args.num_envs} games cannot be shared by {place.world} processes")
     device, dtype = place.device, number_type(args, place.device)
-    workers = args.workers or (available_cores() if device.type == "cpu" else 1)
+    workers = args.workers or (max(available_cores() // place.world, 1) if device.type == "cpu" else 1)
     executor = ThreadPoolExecutor(workers) if workers > 1 else None
 
     seed_everything(args.seed)
-    envs = make_envs(args, args.num_envs, args.sticky, life_loss=True)
+    T, N = args.num_steps, args.num_envs // place.world
+    envs = make_envs(args, N, args.sticky, life_loss=True)
     agent = Agent(int(envs.single_action_space.n) - args.drop_noop, args.channels).to(device)
     if args.init_from and not args.resume:
         agent.load_state_dict(load_agent(args.init_from, args).state["agent"])
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
     recent_returns: deque[float] = deque(maxlen=100)
 
-    T, N = args.num_steps, args.num_envs
     iterations = args.total_timesteps // args.batch_size
     save_interval = max(args.save_every // args.num_steps, 1)
     shape = (21, 21, 16 * args.channels) if args.blocks else (args.channels, 84, 84)
@@ -535,7 +563,7 @@ def main(args: Args) -> None:
     raw_rewards = np.zeros((T, N), np.float32)
 
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
-    options["keep"] = args.keep
+    options |= {"keep": args.keep, "enabled": place.is_first}
     with Run(__file__, args.game, args, **options) as run, StopSignal() as stop:
         if run.checkpoint:
             agent.load_state_dict(run.checkpoint.state["agent"])
@@ -544,6 +572,8 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if run.start_step // args.batch_size >= iterations:
                 run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
+        if place.rank:  # every process draws its own actions and minibatches
+            torch.manual_seed(game_seed(args.seed, run.start_step, 1) + place.rank)
         step = run.start_step
         needs_reset, solved = True, False
         for iteration in range(step // args.batch_size, iterations):
@@ -551,7 +581,8 @@ def main(args: Args) -> None:
             fraction = 1 - iteration / iterations if args.anneal_lr else 1.0
             optimizer.param_groups[0]["lr"] = fraction * args.learning_rate
             if needs_reset:
-                frames, info = envs.reset(seed=game_seed(args.seed, iteration, N))
+                first_seed = game_seed(args.seed, iteration, args.num_envs) + place.rank * N
+                frames, info = envs.reset(seed=first_seed)
                 observations[0] = observe(frames, args, device)
                 game_frames = info["episode_frame_number"].copy()
                 game_return, game_steps = np.zeros(N), np.zeros(N, int)
@@ -585,8 +616,9 @@ def main(args: Args) -> None:
                         finished_lengths += game_steps[over].tolist()
                         game_return[over], game_steps[over] = 0.0, 0
                 values[T] = agent.value(act_and_value(observations[T], weights)[1])
-            recent_returns.extend(finished_returns)
             seconds_playing = time.monotonic() - began
+            finished_returns, finished_lengths = gathered(finished_returns), gathered(finished_lengths)
+            recent_returns.extend(finished_returns)
 
             # Update
             numpy_values = values.cpu().numpy()
@@ -607,21 +639,23 @@ def main(args: Args) -> None:
             sums: dict[str, float] = {}
             count = 0
             for _ in range(args.update_epochs):
-                order = torch.randperm(args.batch_size).to(device)
+                order = torch.randperm(T * N).to(device)
                 for indices in order.chunk(args.num_minibatches):
                     minibatch = rollout.take(indices)
                     if args.norm_adv:
-                        a = minibatch.advantages
-                        minibatch.advantages = (a - a.mean()) / (a.std() + 1e-8)
+                        mean, std = moments_of(minibatch.advantages)
+                        minibatch.advantages = (minibatch.advantages - mean) / (std + 1e-8)
                     optimizer.zero_grad()
-                    metrics = add_gradients(agent, minibatch, args, dtype, executor, workers)
+                    metrics = add_gradients(agent, minibatch, args, dtype, executor, workers, place.world)
                     norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                     optimizer.step()
                     count += 1
                     for name, metric in (metrics | {"grad/norm": norm}).items():
                         sums[name] = sums.get(name, 0.0) + float(metric)
-                if args.target_kl is not None and float(metrics["losses/approx_kl"]) > args.target_kl:
-                    break
+                if args.target_kl is not None:
+                    (divergence,) = global_sums(metrics["losses/approx_kl"] / place.world)
+                    if float(divergence) > args.target_kl:
+                        break
             observations[0] = observations[T]
             step += args.batch_size
             seconds = time.monotonic() - began
@@ -657,7 +691,9 @@ def main(args: Args) -> None:
             shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
             run.progress.update(step, iterations * args.batch_size, shown)
 
-            is_over = bool(stop) or iteration + 1 == iterations or (solved and args.stop_when_solved)
+            # All processes must stop together, though the signal may reach one of them first.
+            (stopping,) = global_sums(torch.tensor(float(bool(stop)), device=device))
+            is_over = bool(stopping) or iteration + 1 == iterations or (solved and args.stop_when_solved)
             needs_reset = (iteration + 1) % save_interval == 0
             if needs_reset or is_over:
                 state = {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
@@ -666,12 +702,14 @@ def main(args: Args) -> None:
                 bool(args.eval_every)
                 and step // args.eval_every > (step - args.batch_size) // args.eval_every
             )
-            if args.eval_episodes and not stop and (is_over or is_evaluated):
+            if place.is_first and args.eval_episodes and not stop and (is_over or is_evaluated):
                 report_evaluation(run, agent, args, step, stop)
             if is_over:
                 break
     if executor:
         executor.shutdown()
+    if place.world > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import functools
 import json
+import os
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -194,6 +198,53 @@ def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(tmp
     assert not torch.equal(
         other_seed.state["agent"]["hidden.weight"], checkpoints[0].state["agent"]["hidden.weight"]
     )
+
+
+def share_of_gradients(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    agent, rows = Agent(6), made_up_rows(32, blocks=True).take(torch.arange(rank, 32, 2))
+    mean, std = ppo_atari.moments_of(rows.advantages)
+    rows.advantages = (rows.advantages - mean) / std
+    add_gradients(agent, rows, Args(), torch.float32, None, 1, world=2)
+    if rank == 0:
+        torch.save([parameter.grad for parameter in agent.parameters()], Path(folder) / "gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    torch.multiprocessing.spawn(share_of_gradients, (port, str(tmp_path)), nprocs=2)
+    torch.manual_seed(0)
+    agent, rows = Agent(6), made_up_rows(32, blocks=True)
+    rows.advantages = (rows.advantages - rows.advantages.mean()) / rows.advantages.std()
+    alone = gradient(agent, rows, Args())
+    together = torch.cat([one.flatten() for one in torch.load(tmp_path / "gradients.pt")])
+    assert torch.allclose(alone, together, atol=1e-5 * alone.abs().max())
+
+
+def test_torchrun_trains_one_network_in_one_folder(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [ppo_atari.__file__, "--env-id", "ALE/Freeway-v5", "--num-envs", "2", "--num-steps", "16"]
+    command += [
+        "--total-timesteps",
+        "96",
+        "--save-every",
+        "16",
+        "--eval-episodes",
+        "1",
+        "--runs",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(ppo_atari.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert load_checkpoint(folder).step == 96
+    assert json.loads((folder / "evaluation.json").read_text())["greedy"]["episodes"] == 1
 
 
 def test_a_game_that_reaches_the_time_limit_is_bootstrapped(tmp_path, monkeypatch):
