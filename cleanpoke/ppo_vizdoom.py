@@ -12,6 +12,7 @@ Axes: T steps of a rollout, N games, K frames of a stack, V game variables, A ac
 import dataclasses
 import difflib
 import math
+import tempfile
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,10 @@ class Games:
         self.envs = [
             gym.make(args.env_id, disable_env_checker=True, **options).unwrapped for _ in range(num_envs)
         ]
+        # The engine writes a settings file, which would otherwise appear wherever one happens to be.
+        self.settings = tempfile.TemporaryDirectory()
+        for number, env in enumerate(self.envs):
+            env.game.set_doom_config_path(f"{self.settings.name}/{number}.ini")
         game = self.envs[0].game
         self.button_names = [button.name for button in game.get_available_buttons()]
         self.num_variables = game.get_available_game_variables_size() if args.variables else 0
@@ -238,6 +243,7 @@ class Games:
         self.executor.shutdown()
         for env in self.envs:
             env.close()
+        self.settings.cleanup()
 
     def _show_first(self, index: int, observation: dict[str, np.ndarray]) -> None:
         self._show(index, observation)

@@ -45,9 +45,9 @@ def test_seeds_name_games_and_stacks_hold_the_latest_frames():
 def test_standing_still_runs_into_the_time_limit_and_shooting_ends_the_game():
     games = Games(Args(), 1)
     games.reset(1)
-    ends = [games.step(np.array([0]))[3:] for _ in range(80)]  # 300 tics, of which 14 are over
+    ends = [games.step(np.array([0]))[3:] for _ in range(80)]  # 300 tics, four in each decision
     ended = [index for index, (terminated, truncated) in enumerate(ends) if terminated[0] or truncated[0]]
-    assert ended == [71] and ends[71][1][0] and not ends[71][0][0]
+    assert ended == [74] and ends[74][1][0] and not ends[74][0][0]
     generator, best = np.random.default_rng(0), -1000.0
     for _ in range(1500):
         _, variables, rewards, terminated, truncated = games.step(
