@@ -1,4 +1,4 @@
-"""Builds tiny_town.gba from its sources. Needs Debian's gcc-arm-none-eabi; the same compiler gives the same bytes.
+"""Builds tiny_town.gba from its sources, with Debian's gcc-arm-none-eabi; equal compilers give equal bytes.
 
 python cleanpoke/envs/emerald/tiny_town/build.py
 """

@@ -92,7 +92,7 @@ void world_start(void) {
 	U32(SAVEBLOCK1_PTR) = SAVEBLOCK1_HOME;
 	U32(SAVEBLOCK2_PTR) = SAVEBLOCK2_HOME;
 	for (u32 i = 0; i < 8; i++) U8(SB2 + SB2_NAME + i) = name[i];
-	U8(SB2 + SB2_GENDER) = (u8)(U32(VARIANT) & 1);
+	U8(SB2 + SB2_GENDER) = 0;  // whose house is the first one
 	U32(SB2 + SB2_KEY) = 0xA5C3F00Du ^ random16();
 	U32(SB1 + SB1_MONEY) = U32(SB2 + SB2_KEY);
 	add_money(3000);

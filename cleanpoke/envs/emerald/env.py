@@ -1,0 +1,198 @@
+"""Emerald as a gymnasium environment: pictures in, buttons out, milestones as reward.
+
+    env = EmeraldEnv()                                    # Tiny Town, the game that comes with this project
+    env = EmeraldEnv("emerald.gba", start_state="bedroom.state")
+
+One step presses a button for `press_frames` and lets it go for `release_frames`. The reward is 1 for each
+milestone, the first time it is reached, less a small cost of each step; nothing can be earned twice.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from cleanpoke.envs.emerald import memory
+from cleanpoke.envs.emerald.core import BUTTONS, HEIGHT, WIDTH, Core
+from cleanpoke.envs.emerald.milestones import Progress
+from cleanpoke.envs.emerald.states import SaveState
+from cleanpoke.errors import CleanPokeError
+
+TINY_TOWN = Path(__file__).parent / "tiny_town" / "tiny_town.gba"
+TINY_TOWN_CODE = "ZTTE"
+VARIANT = 0x0203FF00
+"""Where Tiny Town looks for the number of its variant; 0 is the standard one."""
+BOOT_FRAMES = 90
+"""Until the title of Tiny Town stands."""
+NOOP = "NOOP"
+Variant = int | Literal["random"]
+
+
+class EmeraldEnv(gym.Env):
+    """One game. Buttons, in order: A, B, START, SELECT, UP, DOWN, LEFT, RIGHT, L, R (and NOOP, if asked for).
+
+    rom_path: Tiny Town, or a Pokémon Emerald (USA, 1.0) of your own.
+    start_state: where episodes of a game begin that has no short way in; without it at power-on.
+    variant: of Tiny Town: a number, or "random", drawn at each reset; 0 is the standard town.
+    resolution, grayscale: of the observation; (160, 240) in colour is what the screen shows.
+    max_steps: after so many steps an episode is truncated. It is terminated by the first badge.
+    curriculum: begin episodes at a milestone that some episode has reached, half of the time.
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 15}  # noqa: RUF012 (gymnasium's way)
+
+    def __init__(
+        self,
+        rom_path: str | Path = TINY_TOWN,
+        *,
+        start_state: SaveState | str | Path | None = None,
+        variant: Variant = 0,
+        press_frames: int = 12,
+        release_frames: int = 12,
+        resolution: tuple[int, int] = (HEIGHT, WIDTH),
+        grayscale: bool = False,
+        with_noop: bool = False,
+        max_steps: int = 10_000,
+        step_cost: float = 0.001,
+        curriculum: bool = False,
+        render_mode: str | None = None,
+    ):
+        if press_frames < 1 or release_frames < 0:
+            raise CleanPokeError("press_frames must be at least 1, release_frames at least 0")
+        height, width = resolution
+        if HEIGHT % height or WIDTH % width or HEIGHT // height != WIDTH // width:
+            raise CleanPokeError(
+                f"resolution {resolution}: choose (160, 240) or a whole part of it, such as (80, 120)"
+            )
+        self.core = Core(rom_path)
+        self.is_tiny_town = self.core.game_code == TINY_TOWN_CODE
+        if variant != 0 and not self.is_tiny_town:
+            raise CleanPokeError(f"only Tiny Town has variants: leave `variant` out for {rom_path}")
+        self.start_state = SaveState.load(start_state) if isinstance(start_state, str | Path) else start_state
+        if self.start_state is not None:
+            self.start_state.check(self.core)
+        self.variant, self.current_variant = variant, 0
+        self.press_frames, self.release_frames = press_frames, release_frames
+        self.scale, self.grayscale = HEIGHT // height, grayscale
+        self.buttons = (*BUTTONS, NOOP) if with_noop else BUTTONS
+        self.max_steps, self.step_cost, self.curriculum = max_steps, step_cost, curriculum
+        self.render_mode = render_mode
+        self.milestone_states: dict[str, SaveState] = {}
+        """Name to a state just after some episode reached it, for the curriculum."""
+        self._booted: dict[int, bytes] = {}
+        self._window: Any = None
+        self.progress, self.steps = Progress(), 0
+        self.action_space = gym.spaces.Discrete(len(self.buttons))
+        self.observation_space = gym.spaces.Box(0, 255, (height, width, 1 if grayscale else 3), np.uint8)
+
+    # ---------------------------------------------------------------- episodes
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Options: "state", a SaveState to begin from; "variant", of Tiny Town, for this episode."""
+        super().reset(seed=seed)
+        options = options or {}
+        state = options.get("state", self.start_state)
+        drawn = self._draw_variant()  # always, so that options do not change the episodes after
+        self.current_variant = int(options.get("variant", drawn))
+        if state is None and self.curriculum and self.milestone_states and self.np_random.random() < 0.5:
+            name = list(self.milestone_states)[self.np_random.integers(len(self.milestone_states))]
+            state = self.milestone_states[name]
+        self.core.set_keys(())
+        if state is not None:
+            state.check(self.core)
+            self.core.load_state(state.content)
+        else:
+            self._power_on()
+        self.core.run(1)  # the picture of a state comes with its next frame
+        self.progress, self.steps = Progress(), 0
+        # What is reached already is no merit of this episode.
+        self.progress.update(self.core, memory.read_state(self.core), 0)
+        return self._observation(), self._info([])
+
+    def _draw_variant(self) -> int:
+        if self.variant == "random":
+            return int(self.np_random.integers(1, 2**31))
+        return self.variant
+
+    def _power_on(self) -> None:
+        """Tiny Town's boot is the same up to the title, whose state is kept."""
+        if self.current_variant in self._booted:
+            self.core.load_state(self._booted[self.current_variant])
+            return
+        self.core.reset()
+        if self.is_tiny_town:
+            self.core.write(VARIANT, self.current_variant.to_bytes(4, "little"))
+            self.core.run(BOOT_FRAMES)
+            if len(self._booted) < 64:
+                self._booted[self.current_variant] = self.core.save_state()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        button = self.buttons[int(action)]
+        self.core.set_keys(() if button == NOOP else (button,))
+        self.core.run(self.press_frames)
+        self.core.set_keys(())
+        if self.release_frames:
+            self.core.run(self.release_frames)
+        self.steps += 1
+        new = self.progress.update(self.core, memory.read_state(self.core), self.steps)
+        if self.curriculum:
+            for name in new:
+                self.milestone_states[name] = self.save_state()
+        reward = len(new) - self.step_cost
+        terminated = "STONE_BADGE" in self.progress.reached
+        truncated = not terminated and self.steps >= self.max_steps
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), reward, terminated, truncated, self._info(new)
+
+    def save_state(self) -> SaveState:
+        """The game as it is, to begin episodes from."""
+        return SaveState(self.core.sha1, self.core.save_state())
+
+    def _observation(self) -> np.ndarray:
+        picture = self.core.pixels[:: self.scale, :: self.scale, :3]
+        if self.grayscale:
+            grey = picture @ np.array([77, 150, 29], np.uint16) >> 8
+            return grey.astype(np.uint8)[..., None]
+        return np.ascontiguousarray(picture)
+
+    def _info(self, new: list[str]) -> dict[str, Any]:
+        tiles, blocked = memory.read_map(self.core)
+        return {
+            "state": memory.read_state(self.core),
+            "map_tiles": tiles,
+            "map_blocked": blocked,
+            "objects": memory.read_objects(self.core),
+            "milestones": list(self.progress.reached),
+            "new_milestones": new,
+            "steps": self.steps,
+            "variant": self.current_variant,
+        }
+
+    # ---------------------------------------------------------------- people
+
+    def render(self) -> np.ndarray | None:
+        """The screen (160, 240, 3), or, in mode human, a window."""
+        if self.render_mode != "human":
+            return np.ascontiguousarray(self.core.pixels[..., :3])
+        import pygame
+
+        if self._window is None:
+            pygame.init()
+            self._window = pygame.display.set_mode((3 * WIDTH, 3 * HEIGHT))
+            pygame.display.set_caption("CleanPoke: " + (self.core.title or "Emerald"))
+        pygame.event.pump()
+        picture = pygame.surfarray.make_surface(self.core.pixels[..., :3].swapaxes(0, 1))
+        self._window.blit(pygame.transform.scale(picture, self._window.get_size()), (0, 0))
+        pygame.display.flip()
+        return None
+
+    def close(self) -> None:
+        if self._window is not None:
+            import pygame
+
+            pygame.quit()
+            self._window = None

@@ -1,0 +1,151 @@
+"""A scripted player that finishes every variant of Tiny Town. It plans from memory, never from the picture.
+
+    expert = Expert()
+    action = expert.get_action(observation, info)      # of EmeraldEnv
+
+It knows the story and the ways between the maps; walls, rocks, the maze and where people stand it reads anew
+at each step, so that it can take over from any position, also one that somebody else has played into.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cleanpoke.envs.emerald.core import BUTTONS
+from cleanpoke.envs.emerald.memory import GameState
+
+FOLDER = Path(__file__).parent
+WAYS = {"DOWN": (0, 1), "UP": (0, -1), "LEFT": (-1, 0), "RIGHT": (1, 0)}
+FACING = {1: "DOWN", 2: "UP", 3: "LEFT", 4: "RIGHT"}
+
+
+class World(NamedTuple):
+    """What the sources of the game say about its maps and people."""
+
+    maps: dict[tuple[int, int], str]
+    """(group, number) to the name of the map."""
+    warps: dict[str, list[tuple[int, int, str]]]
+    """Name of a map to its (x, y, where to)."""
+    people: dict[str, int]
+    """Name of a person to the number by which memory knows them."""
+
+
+@lru_cache(maxsize=1)
+def read_world() -> World:
+    """Reads maps.c and game.h, so that nothing is written down twice."""
+    source, header = (FOLDER / "maps.c").read_text(), (FOLDER / "game.h").read_text()
+    maps = {}
+    for name, group, number in re.findall(r"\[(\w+)\] = \{(\d+), (\d+),", source):
+        maps[int(group), int(number)] = name
+    warps: dict[str, list[tuple[int, int, str]]] = {name: [] for name in maps.values()}
+    for name, x, y, to in re.findall(r"\{([A-Z]+), (\d+), (\d+), ([A-Z]+), \d+, \d+\}", source):
+        warps[name].append((int(x), int(y), to))
+    names = re.search(r"enum \{ MOTHER = 1, (.*?) \};", header).group(1).split(", ")
+    return World(maps, warps, {name: index for index, name in enumerate(["MOTHER", *names], start=1)})
+
+
+class Goal(NamedTuple):
+    """Something to do on a map, as long as `is_open`: talk to a person, use a tile, or just be there."""
+
+    map: str
+    is_open: Callable[[GameState, list[str]], bool]
+    person: str | None = None
+    tile: str | None = None
+
+
+def until(milestone: str) -> Callable[[GameState, list[str]], bool]:
+    return lambda state, reached: milestone not in reached
+
+
+STORY = (
+    Goal("BEDROOM", until("CLOCK_SET"), tile="K"),
+    Goal("NEIGHBOUR", until("RIVAL_HOUSE")),
+    Goal("WORKSHOP", until("BIRCH_LAB_VISITED")),
+    Goal("MEADOW", lambda state, reached: not state.party, tile="G"),
+    Goal("BEACH", until("RIVAL_DEFEATED"), person="FRIEND"),
+    Goal("WORKSHOP", until("RECEIVED_POKEDEX"), person="TINKERER"),
+    Goal("CLUB", until("PETALBURG_GYM")),
+    Goal("WOODS", until("WOODS_GRUNT_DEFEATED"), person="BANDIT"),
+    Goal("HALL", until("STONE_BADGE"), person="LEADER"),
+)
+
+
+class Expert:
+    """Chooses a button from what EmeraldEnv says in `info`; it remembers nothing."""
+
+    def __init__(self) -> None:
+        self.world = read_world()
+
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
+        """Index into `core.BUTTONS`."""
+        return BUTTONS.index(self.button(info))
+
+    def button(self, info: dict[str, Any]) -> str:
+        state: GameState | None = info["state"]
+        if state is None:
+            return "START"
+        if state.text or state.in_battle:
+            return "A"
+        if state.controls_locked:
+            return "B"  # a menu
+        goal = next((goal for goal in STORY if goal.is_open(state, info["milestones"])), STORY[-1])
+        here = self.world.maps[state.map]
+        if here != goal.map:
+            target = self._exit_towards(here, goal.map)
+            return self._walk(info, {(x, y) for x, y, to in self.world.warps[here] if to == target})
+        if goal.person is not None:
+            wanted = self.world.people[goal.person]
+            spots = [(one.x, one.y) for one in info["objects"][1:] if one.local_id == wanted]
+        elif goal.tile is not None:
+            spots = [(int(x), int(y)) for y, x in np.argwhere(info["map_tiles"] == ord(goal.tile))]
+        else:
+            return "A"
+        return self._use(info, spots[0]) if spots else "A"
+
+    def _exit_towards(self, here: str, there: str) -> str:
+        """The next map on the shortest way."""
+        before, queue = {here: here}, deque([here])
+        while queue:
+            name = queue.popleft()
+            for _, _, to in self.world.warps[name]:
+                if to not in before:
+                    before[to] = name
+                    queue.append(to)
+        while before[there] != here:
+            there = before[there]
+        return there
+
+    def _use(self, info: dict[str, Any], spot: tuple[int, int]) -> str:
+        """Steps beside a spot, turns to it, presses A."""
+        state = info["state"]
+        for button, (dx, dy) in WAYS.items():
+            if (state.x + dx, state.y + dy) == spot:
+                return "A" if FACING.get(state.facing) == button else button
+        return self._walk(info, {(spot[0] - dx, spot[1] - dy) for dx, dy in WAYS.values()})
+
+    def _walk(self, info: dict[str, Any], targets: set[tuple[int, int]]) -> str:
+        """The first button of a shortest way to one of these places, around people and closed tiles."""
+        state, blocked = info["state"], info["map_blocked"].copy()
+        height, width = blocked.shape
+        for one in info["objects"][1:]:
+            if 0 <= one.x < width and 0 <= one.y < height:
+                blocked[one.y, one.x] = True
+        avoided = {(x, y) for x, y, _ in self.world.warps[self.world.maps[state.map]]} - targets
+        first: dict[tuple[int, int], str] = {(state.x, state.y): ""}
+        queue = deque([(state.x, state.y)])
+        while queue:
+            x, y = queue.popleft()
+            if (x, y) in targets and first[x, y]:
+                return first[x, y]
+            for button, (dx, dy) in WAYS.items():
+                place = (x + dx, y + dy)
+                inside = 0 <= place[0] < width and 0 <= place[1] < height
+                if inside and not blocked[place[1], place[0]] and place not in first and place not in avoided:
+                    first[place] = first[x, y] or button
+                    queue.append(place)
+        return "A"
