@@ -1,5 +1,6 @@
 # make train | make test | make bench: each first installs what it needs, into .venv and node_modules.
-# Nothing outside this folder is touched. On Debian or Ubuntu: sudo apt install make python3.11-venv
+# Nothing outside this folder is touched, but for the system library that `make emerald` and `make test` want.
+# On Debian or Ubuntu: sudo apt install make python3.11-venv
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -9,7 +10,7 @@ SHOWDOWN := cleanpoke/envs/showdown/node
 SHOWDOWN_STAMP := $(SHOWDOWN)/node_modules/.package-lock.json
 PYTHON_STAMP := .venv/.requirements-installed
 
-.PHONY: help setup train test bench clean
+.PHONY: help setup emerald train test bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,12 +18,14 @@ help:
 	@echo "make test    set up, then check style and run all tests"
 	@echo "make bench   set up, then measure what the docs claim"
 	@echo "make setup   install everything into .venv and $(SHOWDOWN)/node_modules"
+	@echo "make emerald also the mGBA library that Pokémon Emerald and Tiny Town run on (Debian package libmgba0.10)"
 	@echo "make clean   remove what setup installed (runs/ and expert_data/ stay)"
 
 train: setup
 	$(BIN)/python cleanpoke/awac_showdown_hrm.py --gen 1 $(ARGS)
 
-test: setup
+test: setup emerald
+	@command -v arm-none-eabi-gcc >/dev/null || { $(call apt_install,gcc-arm-none-eabi); }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q $(ARGS)
@@ -32,6 +35,18 @@ bench: setup
 	@set -e; for script in benchmark/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
 setup: $(PYTHON_STAMP) $(SHOWDOWN_STAMP)
+
+# Debian packages need root; without it this says what to type, and what needs the package is left out.
+define apt_install
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	echo "setup: installing the Debian package $(1)"; \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); } >/dev/null \
+		|| echo "note: apt could not install $(1)"; \
+else echo "note: $(1) is missing: sudo apt install $(1)"; fi
+endef
+
+emerald: setup
+	@$(BIN)/python -c 'import mgba.core' 2>/dev/null || { $(call apt_install,libmgba0.10); }
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: sudo apt install python3.11 python3.11-venv, or name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -1,0 +1,100 @@
+"""The environment: gymnasium's contract, repeatable episodes, rewards that cannot be farmed."""
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from cleanpoke.envs.emerald.env import EmeraldEnv
+from cleanpoke.envs.emerald.states import SaveState
+from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.errors import CleanPokeError
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({}, (160, 240, 3)),
+        ({"resolution": (80, 120), "grayscale": True, "with_noop": True}, (80, 120, 1)),
+        ({"variant": "random"}, (160, 240, 3)),
+    ],
+)
+def test_it_keeps_gymnasiums_contract(options, shape):
+    env = EmeraldEnv(**options)
+    assert env.observation_space.shape == shape
+    assert env.action_space.n == 10 + bool(options.get("with_noop"))
+    check_env(env, skip_render_check=True)
+
+
+def walk(env: EmeraldEnv, actions: list[int], **reset) -> list[tuple]:
+    observation, info = env.reset(**reset)
+    seen = [(observation.tobytes(), info["state"])]
+    for action in actions:
+        observation, reward, *_, info = env.step(action)
+        seen.append((observation.tobytes(), reward, info["state"]))
+    return seen
+
+
+def test_equal_seeds_and_actions_give_equal_episodes():
+    actions = np.random.default_rng(0).integers(0, 10, 150).tolist()
+    env = EmeraldEnv(variant="random")
+    first = walk(env, actions, seed=5)
+    walk(env, actions[::-1])
+    assert walk(env, actions, seed=5) == first
+    assert walk(EmeraldEnv(variant="random"), actions, seed=5) == first
+    assert walk(env, actions, seed=6) != first
+
+
+def test_options_of_one_episode_leave_the_next_ones_as_they_were():
+    env, other = EmeraldEnv(variant="random"), EmeraldEnv(variant="random")
+    env.reset(seed=1, options={"variant": 3})
+    other.reset(seed=1)
+    assert env.current_variant == 3 != other.current_variant
+    assert env.reset()[1]["variant"] == other.reset()[1]["variant"]
+
+
+def test_a_milestone_pays_once_and_going_in_and_out_pays_nothing():
+    env, expert = EmeraldEnv(), Expert()
+    observation, info = env.reset()
+    while "LITTLEROOT_TOWN" not in info["milestones"]:
+        observation, _, _, _, info = env.step(expert.get_action(observation, info))
+    total = 0.0
+    for button in 6 * ("UP", "UP", "DOWN", "DOWN"):  # through the door of the house
+        _, reward, _, _, info = env.step(env.buttons.index(button))
+        total += reward
+    assert total == pytest.approx(-0.001 * 24)
+
+
+def test_time_limits_truncate_and_the_badge_terminates():
+    env = EmeraldEnv(max_steps=5)
+    env.reset()
+    ends = [env.step(1)[2:4] for _ in range(5)]
+    assert ends == 4 * [(False, False)] + [(False, True)]
+
+
+def test_episodes_begin_at_a_state_and_what_it_has_reached_pays_nothing():
+    env, expert = EmeraldEnv(curriculum=True), Expert()
+    observation, info = env.reset(seed=0)
+    while "STARTER_CHOSEN" not in info["milestones"]:
+        observation, _, _, _, info = env.step(expert.get_action(observation, info))
+    state = env.milestone_states["STARTER_CHOSEN"]
+    observation, info = env.reset(options={"state": state})
+    assert "STARTER_CHOSEN" in info["milestones"] and info["new_milestones"] == [] and info["steps"] == 0
+    assert len(info["state"].party) == 1
+    begun = {tuple(env.reset()[1]["milestones"]) for _ in range(40)}
+    assert len(begun) > 3 and () in begun  # half of the time at some milestone
+
+
+def test_wrong_arguments_are_told_in_one_line(tmp_path):
+    env = EmeraldEnv()
+    env.reset()
+    stranger = SaveState("0" * 40, env.save_state().content)
+    with pytest.raises(CleanPokeError, match="of another ROM"):
+        env.reset(options={"state": stranger})
+    for options, message in (
+        ({"resolution": (84, 84)}, "whole part"),
+        ({"press_frames": 0}, "at least 1"),
+        ({"start_state": tmp_path / "no.state"}, "cannot read the save state"),
+        ({"rom_path": tmp_path / "no.gba"}, "check --rom-path"),
+    ):
+        with pytest.raises(CleanPokeError, match=message):
+            EmeraldEnv(**options)
