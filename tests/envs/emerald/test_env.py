@@ -7,6 +7,7 @@ from gymnasium.utils.env_checker import check_env
 from cleanpoke.envs.emerald.env import EmeraldEnv
 from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.errors import CleanPokeError
 
 
@@ -82,6 +83,33 @@ def test_episodes_begin_at_a_state_and_what_it_has_reached_pays_nothing():
     assert len(info["state"].party) == 1
     begun = {tuple(env.reset()[1]["milestones"]) for _ in range(40)}
     assert len(begun) > 3 and () in begun  # half of the time at some milestone
+
+
+def test_many_games_are_what_each_would_be_alone():
+    """Also over the end of an episode: the step after it begins the next one and pays nothing."""
+    generator = np.random.default_rng(1)
+    envs = EmeraldVectorEnv(3, threads=2, variant="random", max_steps=7)
+    alone = [EmeraldEnv(variant="random", max_steps=7) for _ in range(3)]
+    observations, infos = envs.reset(seed=5)
+    is_over = [False] * 3
+    for index, env in enumerate(alone):
+        expected, info = env.reset(seed=5 + index)
+        assert (observations[index] == expected).all() and infos["variant"][index] == info["variant"]
+    for _ in range(20):
+        actions = generator.integers(0, 10, 3)
+        observations, rewards, terminated, truncated, infos = envs.step(actions)
+        for index, env in enumerate(alone):
+            if is_over[index]:
+                expected, info = env.reset()
+                reward, ends = 0.0, (False, False)
+            else:
+                expected, reward, *ends, info = env.step(int(actions[index]))
+            assert (observations[index] == expected).all() and rewards[index] == reward
+            assert (terminated[index], truncated[index]) == tuple(ends)
+            assert infos["steps"][index] == info["steps"]
+            is_over[index] = any(ends)
+    assert observations is envs.observations
+    envs.close()
 
 
 def test_wrong_arguments_are_told_in_one_line(tmp_path):
