@@ -30,11 +30,12 @@ import tyro
 from poke_env import AccountConfiguration, ServerConfiguration
 from poke_env.player import RandomPlayer
 
-from cleanpoke.envs.showdown.arena import Decision, Match, in_processes, play
+from cleanpoke.envs.showdown.arena import Decision, Match, play
 from cleanpoke.envs.showdown.encoder import Encoder
 from cleanpoke.envs.showdown.server import LocalServer
 from cleanpoke.envs.showdown.simulator import Simulator
 from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.processes import in_processes
 
 BAR = 3.0
 START_TIMEOUT_SECONDS = 60

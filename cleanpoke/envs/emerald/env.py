@@ -25,6 +25,8 @@ VARIANT = 0x0203FF00
 """Where Tiny Town looks for the number of its variant; 0 is the standard one."""
 BOOT_FRAMES = 90
 """Until the title of Tiny Town stands."""
+MAX_BOOTED = 64
+"""Variants whose title is kept, 400 KB each."""
 NOOP = "NOOP"
 Variant = int | Literal["random"]
 
@@ -80,6 +82,8 @@ class EmeraldEnv(gym.Env):
         self.render_mode = render_mode
         self.milestone_states: dict[str, SaveState] = {}
         """Name to a state just after some episode reached it, for the curriculum."""
+        self.start: SaveState | None = None
+        """Where the episode began: `reset` with it begins the same one."""
         self._booted: dict[int, bytes] = {}
         self._window: Any = None
         self.progress, self.steps = Progress(), 0
@@ -105,7 +109,8 @@ class EmeraldEnv(gym.Env):
             state.check(self.core)
             self.core.load_state(state.content)
         else:
-            self._power_on()
+            state = SaveState(self.core.sha1, self._power_on())
+        self.start = state
         self.core.run(1)  # the picture of a state comes with its next frame
         self.progress, self.steps = Progress(), 0
         # What is reached already is no merit of this episode.
@@ -117,17 +122,20 @@ class EmeraldEnv(gym.Env):
             return int(self.np_random.integers(1, 2**31))
         return self.variant
 
-    def _power_on(self) -> None:
-        """Tiny Town's boot is the same up to the title, whose state is kept."""
-        if self.current_variant in self._booted:
-            self.core.load_state(self._booted[self.current_variant])
-            return
+    def _power_on(self) -> bytes:
+        """Returns the state after it. Tiny Town's boot is the same up to the title, whose state is kept."""
+        state = self._booted.get(self.current_variant)
+        if state is not None:
+            self.core.load_state(state)
+            return state
         self.core.reset()
         if self.is_tiny_town:
             self.core.write(VARIANT, self.current_variant.to_bytes(4, "little"))
             self.core.run(BOOT_FRAMES)
-            if len(self._booted) < 64:
-                self._booted[self.current_variant] = self.core.save_state()
+        state = self.core.save_state()
+        if len(self._booted) < MAX_BOOTED:
+            self._booted[self.current_variant] = state
+        return state
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         button = self.buttons[int(action)]

@@ -1,16 +1,11 @@
 """Plays battles in process: connects the simulator, what each player knows, and the players.
 
-`play` runs many battles at once in this process and asks every player once per round for all its decisions.
-`in_processes` spreads work over processes, and `evaluate` turns such battles into a win-rate table.
+`play` runs many battles at once in this process and asks every player once per round for all its decisions;
+`evaluate` turns battles into a win-rate table.
 """
 
 import math
-import multiprocessing
-import os
-import queue
 import random
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,10 +25,9 @@ from cleanpoke.envs.showdown.players import Key, Player, PlayerFactory
 from cleanpoke.envs.showdown.simulator import Message, Simulator
 from cleanpoke.envs.showdown.teams import load_teams
 from cleanpoke.envs.showdown.tracker import BattleTracker, Side
-from cleanpoke.errors import CleanPokeError
+from cleanpoke.processes import in_processes, signs_of_life
 
 DEFAULT_CONCURRENT_BATTLES = 64
-SIGN_OF_LIFE_SECONDS = 10
 REFUSALS_BEFORE_DEFAULT = 2
 """A choice that was refused so often is replaced by "default"; a third refusal would make the simulator do
 so, and what was executed would not be known."""
@@ -257,87 +251,6 @@ def wilson_interval(wins: float, battles: int, z: float = 1.96) -> tuple[float, 
     centre = (share + z * z / (2 * battles)) / (1 + z * z / battles)
     half = z * math.sqrt(share * (1 - share) / battles + z * z / (4 * battles**2)) / (1 + z * z / battles)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _child(function: Callable, share: Any, reports: multiprocessing.Queue, stop: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    parent = os.getppid()
-    try:
-        function(
-            share,
-            lambda report: reports.put(("report", report)),
-            lambda: stop.is_set() or os.getppid() != parent,
-        )
-        reports.put(("done", None))
-    except CleanPokeError as error:
-        reports.put(("error", str(error)))
-
-
-def in_processes(
-    function: Callable[[Any, Callable[[Any], None], Callable[[], bool]], None],
-    shares: list[Any],
-    *,
-    timeout_seconds: float = 300,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Any]:
-    """Runs `function(share, report, stopped)` for each share in its own process; yields whatever they report.
-
-    `report(x)` sends a picklable x here, and None is a mere sign of life; `stopped()` turns true when the
-    parent wants the children to finish early (`should_stop`) or is gone. Raises CleanPokeError if a child
-    fails, dies, or reports nothing for `timeout_seconds`.
-    """
-    context = multiprocessing.get_context("spawn")
-    reports, stop = context.Queue(), context.Event()
-    children = [
-        context.Process(target=_child, args=(function, share, reports, stop), daemon=True) for share in shares
-    ]
-    for child in children:
-        child.start()
-    finished, silent = 0, 0.0
-    try:
-        while finished < len(children):
-            if should_stop():
-                stop.set()
-            try:
-                kind, content = reports.get(timeout=0.5)
-            except queue.Empty:
-                silent += 0.5
-                dead = [child for child in children if child.exitcode not in (None, 0)]
-                if dead:
-                    raise CleanPokeError(
-                        f"a battle process died (exit code {dead[0].exitcode}); its output is above"
-                    ) from None
-                if silent > timeout_seconds:
-                    raise CleanPokeError(
-                        f"the battle processes said nothing for {timeout_seconds:.0f} s"
-                    ) from None
-                continue
-            silent = 0.0
-            if kind == "error":
-                raise CleanPokeError(content)
-            if kind == "done":
-                finished += 1
-            elif content is not None:
-                yield content
-    finally:
-        stop.set()
-        for child in children:
-            child.join(timeout=5)
-            if child.is_alive():
-                child.kill()
-
-
-def signs_of_life(report: Callable[[Any], None]) -> Callable[[], None]:
-    """For `play`'s on_round: large networks may play for minutes before the first of many battles ends."""
-    last = time.monotonic()
-
-    def show_life() -> None:
-        nonlocal last
-        if time.monotonic() - last > SIGN_OF_LIFE_SECONDS:
-            last = time.monotonic()
-            report(None)
-
-    return show_life
 
 
 @dataclass(slots=True)

@@ -8,18 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanpoke.envs.showdown.arena import (
-    DEFAULT_CONCURRENT_BATTLES,
-    Match,
-    in_processes,
-    play,
-    signs_of_life,
-)
+from cleanpoke.envs.showdown.arena import DEFAULT_CONCURRENT_BATTLES, Match, play
 from cleanpoke.envs.showdown.battle_files import ShardWriter, count_shards, folder_lock
 from cleanpoke.envs.showdown.encoder import Encoder
 from cleanpoke.envs.showdown.players import PlayerFactory
 from cleanpoke.envs.showdown.simulator import Simulator
 from cleanpoke.envs.showdown.teams import load_teams
+from cleanpoke.processes import in_processes, signs_of_life
 
 TEAM_POOL_SIZE = 1000
 """Teams of random battles that one process draws from."""

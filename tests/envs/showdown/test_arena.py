@@ -1,20 +1,17 @@
 """The arena: what is recorded is what was played, and every battle is counted as what it was."""
 
 import functools
-import os
-import time
 
 import numpy as np
 import pytest
 
 from cleanpoke.envs.showdown import arena, collection
-from cleanpoke.envs.showdown.arena import EvaluationShare, Match, differences, in_processes, play
+from cleanpoke.envs.showdown.arena import EvaluationShare, Match, differences, play
 from cleanpoke.envs.showdown.battle_files import read_folder
 from cleanpoke.envs.showdown.encoder import Encoder
 from cleanpoke.envs.showdown.players import RandomLegalPlayer, make_player
 from cleanpoke.envs.showdown.simulator import Simulator
 from cleanpoke.envs.showdown.teams import load_teams
-from cleanpoke.errors import CleanPokeError
 
 # Gothitelle's Shadow Tag is hidden until somebody tries to leave: the first attempt is refused.
 TRAPPER = "Gothitelle||leftovers|shadowtag|psychic,thunderbolt,calmmind,rest|Calm|252,,4,,252,|||||"
@@ -185,42 +182,3 @@ def test_collection_uses_training_teams_and_can_be_stopped(tmp_path):
         tmp_path / "late", "gen1ou", (RandomLegalPlayer,), battles=1000, seed=1, max_seconds=0
     )
     assert late.battles == 0
-
-
-def die(share, report, stopped):
-    report(share)
-    time.sleep(0.5)
-    os._exit(3)
-
-
-def complain(share, report, stopped):
-    raise CleanPokeError(f"share {share} is impossible")
-
-
-def wait_until_stopped(share, report, stopped):
-    report(os.getpid())
-    while not stopped():
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("function", "message", "timeout"),
-    [
-        (die, "exit code 3", 60),
-        (complain, "share 1 is impossible", 60),
-        (wait_until_stopped, "said nothing for 2 s", 2),
-    ],
-)
-def test_child_that_dies_complains_or_hangs_is_one_clear_error(function, message, timeout):
-    with pytest.raises(CleanPokeError, match=message):
-        list(in_processes(function, [1], timeout_seconds=timeout))
-
-
-def test_children_end_with_the_reader():
-    reports = in_processes(wait_until_stopped, [1, 2])
-    children = [next(reports), next(reports)]
-    reports.close()
-    deadline = time.monotonic() + 10
-    while any(os.path.exists(f"/proc/{child}") for child in children):
-        assert time.monotonic() < deadline, "a child is still there"
-        time.sleep(0.05)

@@ -1,0 +1,155 @@
+"""Records demonstrations of Tiny Town or Emerald: one file for each episode, in parallel processes.
+
+    python tools/collect_expert_data.py --episodes 50                # the scripted expert, with noise
+    python tools/collect_expert_data.py --agent mine.py:Mine --rom-path emerald.gba --start-state x.state
+
+--agent: "scripted", or path/to/file.py:ClassName with a method get_action(observation, info) that returns the
+number of a button (A, B, START, SELECT, UP, DOWN, LEFT, RIGHT, L, R).
+Noise presses a random button instead now and then; what the agent would have pressed is recorded beside it.
+An interrupted collection goes on where it stopped; a folder holds one cartridge and one kind of settings.
+"""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tyro
+
+from cleanpoke.compute import available_cores
+from cleanpoke.envs.emerald.core import BUTTONS
+from cleanpoke.envs.emerald.demos import Recorder, check_settings, load_episode, settings_of
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
+from cleanpoke.envs.emerald.milestones import NAMES
+from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.processes import in_processes
+from cleanpoke.terminal import Progress, StopSignal
+
+
+class Agent(Protocol):
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
+        """The number of the button to press."""
+
+
+@dataclass
+class Args:
+    output: Path = Path("expert_data/tiny_town")
+    """folder of the episodes"""
+    episodes: int = 50
+    """how many the folder shall hold in the end"""
+    agent: str = "scripted"
+    """scripted, or path/to/file.py:ClassName"""
+    rom_path: Path = TINY_TOWN
+    """cartridge to play"""
+    start_state: Path | None = None
+    """save state to begin from"""
+    noise: float = 0.05
+    """probability of a random button instead of the agent's"""
+    fixed: bool = False
+    """always the standard town instead of a new variant in each episode"""
+    max_steps: int = 1500
+    """longest episode"""
+    seed: int = 1
+    """episode n draws from seed and n"""
+    processes: int = 0
+    """parallel processes; 0: one for each core"""
+
+
+@dataclass(slots=True)
+class Share:
+    args: Args
+    numbers: list[int]
+
+
+def make_agent(spec: str) -> Agent:
+    """Raises CleanPokeError for a file or class that is not there or has no get_action."""
+    if spec == "scripted":
+        return Expert()
+    name, _, class_name = spec.rpartition(":")
+    path = Path(name)
+    if not name or not path.is_file():
+        raise CleanPokeError(f"--agent {spec!r}: give scripted, or path/to/file.py:ClassName")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[path.stem] = module
+    module_spec.loader.exec_module(module)
+    made = getattr(module, class_name, None)
+    if not inspect.isclass(made) or not callable(getattr(made, "get_action", None)):
+        raise CleanPokeError(f"--agent: {path} has no class {class_name} with a method get_action")
+    return made()
+
+
+def make_env(args: Args) -> EmeraldEnv:
+    is_shuffled = args.rom_path == TINY_TOWN and not args.fixed
+    return EmeraldEnv(
+        args.rom_path,
+        start_state=args.start_state,
+        variant="random" if is_shuffled else 0,
+        max_steps=args.max_steps,
+    )
+
+
+def path_of(args: Args, number: int) -> Path:
+    return args.output / f"episode_{number:05}.npz"
+
+
+def record(args: Args, env: EmeraldEnv, agent: Agent, number: int) -> tuple[int, int, float]:
+    """Plays and writes one episode; (steps, milestones, return)."""
+    generator = np.random.default_rng((args.seed, number))
+    observation, info = env.reset(seed=int(generator.integers(2**31)))
+    recorder = Recorder(
+        env, observation, info, agent=args.agent, noise=args.noise, seed=args.seed, number=number
+    )
+    while True:
+        wanted = int(agent.get_action(observation, info))
+        if not 0 <= wanted < len(BUTTONS):
+            raise CleanPokeError(f"{args.agent} chose action {wanted}: it must be 0 … {len(BUTTONS) - 1}")
+        is_noise = generator.random() < args.noise
+        action = int(generator.integers(len(BUTTONS))) if is_noise else wanted
+        step = env.step(action)
+        recorder.add(action, wanted, step)
+        observation, _, terminated, truncated, info = step
+        if terminated or truncated:
+            break
+    recorder.save(path_of(args, number))
+    return len(recorder.actions), len(info["milestones"]), sum(recorder.rewards)
+
+
+def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
+    env, agent = make_env(share.args), make_agent(share.args.agent)
+    for number in share.numbers:
+        if stopped():
+            return
+        report(record(share.args, env, agent, number))
+
+
+def main(args: Args) -> None:
+    if args.episodes < 1 or not 0 <= args.noise < 1 or args.max_steps < 1:
+        raise CleanPokeError("--episodes and --max-steps must be at least 1, --noise at least 0 and below 1")
+    make_agent(args.agent)
+    env = make_env(args)
+    there = sorted(args.output.glob("episode_*.npz")) if args.output.exists() else []
+    for path in there[:1] + there[-1:]:
+        check_settings(path, load_episode(path).meta, settings_of(env))
+    missing = [number for number in range(args.episodes) if not path_of(args, number).exists()]
+    processes = min(args.processes or available_cores(), max(len(missing), 1))
+    shares = [Share(args, missing[first::processes]) for first in range(processes)]
+    line, done, finished, returns = Progress(unit="episode"), len(there), 0, []
+    with StopSignal() as stop:
+        reports = in_processes(record_share, shares, timeout_seconds=600, should_stop=lambda: bool(stop))
+        for steps, milestones, total in reports if missing else ():
+            done, finished = done + 1, finished + (milestones == len(NAMES))
+            returns.append(total)
+            line.update(done, args.episodes, {"steps": steps, "return": float(np.mean(returns))})
+    line.end()
+    print(f"{args.output}: {done} episodes; {finished} of {len(returns)} new ones reached every milestone")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Args, description=__doc__))
