@@ -174,6 +174,7 @@ class EmeraldEnv(gym.Env):
             "map_tiles": tiles,
             "map_blocked": blocked,
             "objects": memory.read_objects(self.core),
+            "flags": memory.read_flags(self.core),
             "milestones": list(self.progress.reached),
             "new_milestones": new,
             "steps": self.steps,

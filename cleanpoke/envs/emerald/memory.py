@@ -24,7 +24,7 @@ SAVEBLOCK2_PTR = 0x03005D90
 BACKUP_MAP_LAYOUT = 0x03005DC0  # width, height, pointer to u16: metatile, collision in bits 10 and 11
 # In SaveBlock1, which moves at every warp
 SB1_X, SB1_Y, SB1_MAP_GROUP, SB1_MAP_NUMBER = 0x0, 0x2, 0x4, 0x5
-SB1_MONEY, SB1_FLAGS = 0x490, 0x1270
+SB1_MONEY, SB1_FLAGS, FLAG_BYTES = 0x490, 0x1270, 0x12C
 # In SaveBlock2, which moves with it
 SB2_NAME, SB2_GENDER, SB2_KEY = 0x0, 0x8, 0xAC
 # In a party member
@@ -113,8 +113,18 @@ def save_blocks(core: Core) -> tuple[int, int] | None:
     return None
 
 
+def read_flags(core: Core) -> bytes:
+    """All story flags, for `has_flag`; none is set before a game has begun."""
+    blocks = save_blocks(core)
+    return bytes(FLAG_BYTES) if blocks is None else core.read(blocks[0] + SB1_FLAGS, FLAG_BYTES)
+
+
+def has_flag(flags: bytes, flag: int) -> bool:
+    return bool(flags[flag // 8] >> flag % 8 & 1)
+
+
 def read_flag(core: Core, flag: int) -> bool:
-    """A story flag; False before a game has begun."""
+    """One story flag; False before a game has begun."""
     blocks = save_blocks(core)
     return blocks is not None and bool(core.u8(blocks[0] + SB1_FLAGS + flag // 8) >> flag % 8 & 1)
 

@@ -112,5 +112,6 @@ int battle(int species, int level, int is_trainer, const char *greeting) {
 	text_clear();
 	fade(1);
 	show_world();
+	show_goal();
 	return outcome;
 }

@@ -9,7 +9,6 @@ at each step, so that it can take over from any position, also one that somebody
 
 import re
 from collections import deque
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cleanpoke.envs.emerald.core import BUTTONS
-from cleanpoke.envs.emerald.memory import GameState
+from cleanpoke.envs.emerald.memory import GameState, has_flag
 
 FOLDER = Path(__file__).parent
 WAYS = {"DOWN": (0, 1), "UP": (0, -1), "LEFT": (-1, 0), "RIGHT": (1, 0)}
@@ -33,11 +32,12 @@ class World(NamedTuple):
     """Name of a map to its (x, y, where to)."""
     people: dict[str, int]
     """Name of a person to the number by which memory knows them."""
+    flags: dict[str, int]
 
 
 @lru_cache(maxsize=1)
 def read_world() -> World:
-    """Reads maps.c and game.h, so that nothing is written down twice."""
+    """Reads the sources, so that nothing is written down twice."""
     source, header = (FOLDER / "maps.c").read_text(), (FOLDER / "game.h").read_text()
     maps = {}
     for name, group, number in re.findall(r"\[(\w+)\] = \{(\d+), (\d+),", source):
@@ -46,32 +46,31 @@ def read_world() -> World:
     for name, x, y, to in re.findall(r"\{([A-Z]+), (\d+), (\d+), ([A-Z]+), \d+, \d+\}", source):
         warps[name].append((int(x), int(y), to))
     names = re.search(r"enum \{ MOTHER = 1, (.*?) \};", header).group(1).split(", ")
-    return World(maps, warps, {name: index for index, name in enumerate(["MOTHER", *names], start=1)})
+    people = {name: index for index, name in enumerate(["MOTHER", *names], start=1)}
+    found = re.findall(r"FLAG_(\w+) = (0x\w+)(?: \+ (\d+))?", (FOLDER / "emerald_ram.h").read_text())
+    flags = {name: int(base, 16) + int(more or 0) for name, base, more in found}
+    return World(maps, warps, people, flags)
 
 
 class Goal(NamedTuple):
-    """Something to do on a map, as long as `is_open`: talk to a person, use a tile, or just be there."""
+    """Something to do on a map until a flag is set: talk to a person, or use a tile."""
 
+    flag: str
     map: str
-    is_open: Callable[[GameState, list[str]], bool]
     person: str | None = None
     tile: str | None = None
 
 
-def until(milestone: str) -> Callable[[GameState, list[str]], bool]:
-    return lambda state, reached: milestone not in reached
-
-
 STORY = (
-    Goal("BEDROOM", until("CLOCK_SET"), tile="K"),
-    Goal("NEIGHBOUR", until("RIVAL_HOUSE")),
-    Goal("WORKSHOP", until("BIRCH_LAB_VISITED")),
-    Goal("MEADOW", lambda state, reached: not state.party, tile="G"),
-    Goal("BEACH", until("RIVAL_DEFEATED"), person="FRIEND"),
-    Goal("WORKSHOP", until("RECEIVED_POKEDEX"), person="TINKERER"),
-    Goal("CLUB", until("PETALBURG_GYM")),
-    Goal("WOODS", until("WOODS_GRUNT_DEFEATED"), person="BANDIT"),
-    Goal("HALL", until("STONE_BADGE"), person="LEADER"),
+    Goal("SET_WALL_CLOCK", "BEDROOM", tile="K"),
+    Goal("MET_NEIGHBOUR", "NEIGHBOUR", person="OLD_MAN"),
+    Goal("MET_TINKERER", "WORKSHOP", person="TINKERER"),
+    Goal("SYS_POKEMON_GET", "MEADOW", tile="G"),
+    Goal("DEFEATED_RIVAL_ROUTE103", "BEACH", person="FRIEND"),
+    Goal("SYS_POKEDEX_GET", "WORKSHOP", person="TINKERER"),
+    Goal("MET_KEEPER", "CLUB", person="KEEPER"),
+    Goal("TRAINER_WOODS", "WOODS", person="BANDIT"),
+    Goal("BADGE01_GET", "HALL", person="LEADER"),
 )
 
 
@@ -93,7 +92,8 @@ class Expert:
             return "A"
         if state.controls_locked:
             return "B"  # a menu
-        goal = next((goal for goal in STORY if goal.is_open(state, info["milestones"])), STORY[-1])
+        flags = info["flags"]
+        goal = next((goal for goal in STORY if not has_flag(flags, self.world.flags[goal.flag])), STORY[-1])
         here = self.world.maps[state.map]
         if here != goal.map:
             target = self._exit_towards(here, goal.map)
@@ -101,10 +101,8 @@ class Expert:
         if goal.person is not None:
             wanted = self.world.people[goal.person]
             spots = [(one.x, one.y) for one in info["objects"][1:] if one.local_id == wanted]
-        elif goal.tile is not None:
-            spots = [(int(x), int(y)) for y, x in np.argwhere(info["map_tiles"] == ord(goal.tile))]
         else:
-            return "A"
+            spots = [(int(x), int(y)) for y, x in np.argwhere(info["map_tiles"] == ord(goal.tile))]
         return self._use(info, spots[0]) if spots else "A"
 
     def _exit_towards(self, here: str, there: str) -> str:

@@ -65,6 +65,7 @@ int flag(int number);
 void set_flag(int number);
 void add_money(int amount);
 void heal(void);
+void show_goal(void);  // what to do next, in the upper corner
 void show_title(void);
 void world_start(void);
 void world_frame(void);  // one frame of walking about

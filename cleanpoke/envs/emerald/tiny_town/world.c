@@ -12,6 +12,21 @@ static u8 turn_left;
 int flag(int number) { return U8(SB1 + SB1_FLAGS + (u32)(number >> 3)) >> (number & 7) & 1; }
 void set_flag(int number) { U8(SB1 + SB1_FLAGS + (u32)(number >> 3)) |= (u8)(1 << (number & 7)); }
 
+// The story so far decides alone what comes next, and one look at the screen shows it.
+void show_goal(void) {
+	static const struct { u16 flag; const char *goal; } story[] = {
+		{FLAG_SET_WALL_CLOCK, "SET THE CLOCK"}, {FLAG_MET_NEIGHBOUR, "GREET THE OLD MAN"},
+		{FLAG_MET_TINKERER, "SEE THE TINKERER"}, {FLAG_SYS_POKEMON_GET, "OPEN THE BASKET"},
+		{FLAG_DEFEATED_RIVAL_ROUTE103, "BEACH: A FRIEND"}, {FLAG_SYS_POKEDEX_GET, "BACK TO TINKERER"},
+		{FLAG_MET_KEEPER, "MARKET: THE CLUB"}, {FLAG_TRAINER_WOODS, "CROSS THE WOODS"},
+		{FLAG_BADGE01_GET, "CITY: THE HALL"}, {0, "YOU DID IT ALL!"},
+	};
+	int step = 0;
+	while (story[step].flag && flag(story[step].flag)) step++;
+	text_box(0, 0, 20, 3);
+	text_at(1, 1, story[step].goal);
+}
+
 // Money is stored combined with a key, as in Emerald.
 void add_money(int amount) {
 	int money = (int)(U32(SB1 + SB1_MONEY) ^ U32(SB2 + SB2_KEY)) + amount;
@@ -107,6 +122,7 @@ void world_start(void) {
 	}
 	draw_window();
 	show_world();
+	show_goal();
 	fade(0);
 	say("GOOD MORNING! THE CLOCK\nHAS STOPPED. SET IT.");
 }
@@ -117,6 +133,7 @@ static void go_home(void) {
 	add_money(-500);
 	heal();
 	enter(HOME, 5, 5);
+	show_goal();
 	fade(0);
 }
 
@@ -139,6 +156,7 @@ static void talk(int script) {
 		break;
 	case OLD_MAN:
 		say("I WALKED THROUGH THE WOODS\nONCE. HAND ON THE WALL!");
+		set_flag(FLAG_MET_NEIGHBOUR);
 		break;
 	case TINKERER:
 		if (flag(FLAG_SYS_POKEDEX_GET)) say("TINKERER: THE ROAD WEST IS\nOPEN TO YOU NOW.");
@@ -146,7 +164,9 @@ static void talk(int script) {
 			say("TINKERER: YOU WON? THEN THIS\nFIELD BOOK IS FOR YOU.");
 			set_flag(FLAG_SYS_POKEDEX_GET);
 			say("YOU GOT THE FIELD BOOK!");
-		} else say("TINKERER: LOOK FOR YOUR\nFRIEND AT THE BEACH.");
+		} else if (U8(PARTY_COUNT)) say("TINKERER: LOOK FOR YOUR\nFRIEND AT THE BEACH.");
+		else say("TINKERER: I HEARD LEAVES IN\nA BASKET IN THE MEADOW.");
+		set_flag(FLAG_MET_TINKERER);
 		break;
 	case FRIEND:
 		if (!U8(PARTY_COUNT)) say("FRIEND: NO PARTNER YET?\nLOOK IN THE MEADOW.");
@@ -168,6 +188,7 @@ static void talk(int script) {
 	case KEEPER:
 		if (U8(PARTY_COUNT)) heal();
 		say("KEEPER: REST HERE. THE CITY\nLIES BEHIND THE WOODS.");
+		set_flag(FLAG_MET_KEEPER);
 		break;
 	case BANDIT:
 		say("BANDIT: NOBODY GETS OUT OF\nTHESE WOODS!");
@@ -193,6 +214,7 @@ static void look_at(int x, int y) {
 	int person = person_at(x, y);
 	if (person >= 0) {
 		talk(people[person].script);
+		show_goal();
 		return;
 	}
 	switch (tile_at(x, y)) {
@@ -219,6 +241,7 @@ static void look_at(int x, int y) {
 		say("SPRIG COMES WITH YOU!");
 		break;
 	}
+	show_goal();
 }
 
 static void menu(void) {
@@ -227,6 +250,7 @@ static void menu(void) {
 	text_box(18, 0, 12, 8);
 	int chosen = ask(20, 1, options, 3, 1);
 	text_clear();
+	show_goal();
 	if (chosen == 0) say(U8(PARTY_COUNT) ? "SPRIG IS WITH YOU." : "YOU ARE ALONE.");
 	if (chosen == 1) say(flag(FLAG_SYS_POKEDEX_GET) ? "THE FIELD BOOK IS WITH YOU." : "YOU HAVE NO BOOK YET.");
 	U8(CONTROLS_LOCKED) = 0;
@@ -237,6 +261,7 @@ static void menu(void) {
 static int is_barred(const Warp *way) {
 	const char *reason = 0;
 	if (way->map == HOME && way->to == TOWN && !flag(FLAG_SET_WALL_CLOCK)) reason = "MOTHER: THE CLOCK FIRST!";
+	if (way->map == TOWN && way->to == MEADOW && !flag(FLAG_MET_TINKERER)) reason = "SEE THE TINKERER FIRST.";
 	if (way->map == MEADOW && way->to == VILLAGE && !U8(PARTY_COUNT)) reason = "TOO FAR, ALL ALONE.";
 	if (way->map == VILLAGE && way->to == LANE && !flag(FLAG_SYS_POKEDEX_GET)) reason = "YOU NEED THE FIELD BOOK FOR\nTHE ROAD WEST.";
 	if (reason) say(reason);
