@@ -272,6 +272,14 @@ class Run:
             old.unlink()
         return path
 
+    def save_best(self, step: int, state: Mapping[str, Any]) -> None:
+        """Saves `state` as best.pt, in place of the one before; give its path to use it."""
+        if self.enabled:
+            path = self.folder / "best.pt"
+            save_checkpoint(
+                Checkpoint(path, self.script, self.schema, step, self.args, random_state(), dict(state))
+            )
+
     def save_json(self, name: str, value: Any) -> None:
         """Writes a JSON file into the run folder, atomically."""
         if self.enabled:

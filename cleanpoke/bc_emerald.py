@@ -1,0 +1,504 @@
+"""Learns to play Emerald, or its stand-in Tiny Town, by imitation: behavioural cloning from demonstrations.
+
+A small residual network (IMPALA, Espeholt et al. 2018) reads one screen and names the button that the expert
+would press; the loss is cross-entropy (Pomerleau 1991, Bain & Sammut 1995).
+
+    python cleanpoke/bc_emerald.py
+
+Axes: B rows of a minibatch, C channels, A buttons.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cleanpoke.compute import autocast, start
+from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.core import BUTTONS
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
+from cleanpoke.envs.emerald.milestones import NAMES
+from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.run import (
+    Run,
+    load_checkpoint,
+    parse_arguments,
+    restore_random_state,
+    saved_arguments,
+    seed_everything,
+)
+from cleanpoke.terminal import Progress, StopSignal
+from cleanpoke.watch import labelled, video_of
+
+SCRIPT = Path(__file__).stem
+STATE_KEYS = ("network", "optimizer", "seconds", "data", "best")
+NUM_ACTIONS = len(BUTTONS)
+CHANNELS = (16, 32, 32)
+"""Of the three stages of the network."""
+EVALUATION_SEED = 1_000_000
+"""Evaluations begin with other seeds than any demonstration."""
+
+
+@dataclasses.dataclass
+class Args:
+    # Run
+    seed: int = 1
+    """Seed of initialisation, minibatches and collection."""
+    resume: Path | None = None
+    """Checkpoint or run folder to continue, with its arguments where you give no others."""
+    runs: Path = Path("runs")
+    """Where the run's own folder goes."""
+    total_steps: int = 100_000
+    """Updates."""
+    max_minutes: float = 20.0
+    """Training ends after this time (without evaluations) if not before."""
+    save_every: int = 10_000
+    """Updates between checkpoints."""
+    log_every: int = 20
+    """Updates between points in TensorBoard."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    bf16: Literal["auto", "on", "off"] = "auto"
+    """bfloat16 products with float32 weights; auto: where the hardware multiplies bfloat16."""
+    threads: int = 0
+    """CPU threads; 0: all cores."""
+
+    # World
+    rom_path: Path = TINY_TOWN
+    """Cartridge: Tiny Town, or a Pokémon Emerald (USA, 1.0) of your own."""
+    start_state: Path | None = None
+    """Save state in which evaluations begin; default at power-on."""
+    data: Path = Path("expert_data/tiny_town")
+    """Folder of demonstrations (*.npz). For Tiny Town the scripted expert records some if it has none."""
+    collect_episodes: int = 50
+    """How many demonstrations to record then."""
+    num_episodes: int = 0
+    """Learn from so many demonstrations of the folder; 0: all."""
+    held_out: float = 0.1
+    """Fraction of the episodes that is only measured."""
+
+    # Network
+    height: int = 84
+    """Rows of the picture that the network sees."""
+    width: int = 84
+    """Its columns; 80 x 120 keeps the shape of the screen."""
+    frame_stack: int = 1
+    """Screens that it sees at once, the last of them now."""
+    previous_action: bool = False
+    """Show it the button before."""
+    hidden: int = 256
+
+    # Learning
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.0
+    """Share of the label that is spread over all buttons."""
+    balance: float = 0.0
+    """Weight rare buttons by their frequency to the power of minus this; 0: all alike."""
+
+    # Evaluation
+    eval_every: int = 5_000
+    """Updates between evaluations by playing; there is one at the end in any case."""
+    eval_episodes: int = 5
+    """Episodes per evaluation; 0: none."""
+    eval_max_steps: int = 1500
+    """Longest episode."""
+    eval_temperature: float = 0.0
+    """0: the likeliest button; above: draw one, a little randomness gets out of corners."""
+    eval_video: bool = False
+    """Film the first episode of the last evaluation, into the run's folder."""
+
+
+def check(args: Args) -> None:
+    """Raises CleanPokeError for arguments that make no sense."""
+    names = ("total_steps", "save_every", "log_every", "eval_every", "batch_size", "frame_stack", "hidden")
+    for name in (*names, "height", "width", "collect_episodes"):
+        if getattr(args, name) < 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    if not 0 <= args.held_out < 1:
+        raise CleanPokeError("--held-out must be at least 0 and below 1")
+
+
+# --- Network ----------------------------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Stage(nn.Module):
+    """Convolution, pooling to half the size, two residual blocks."""
+
+    def __init__(self, inputs: int, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.blocks = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(F.max_pool2d(self.conv(x), 3, stride=2, padding=1))
+
+
+class Network(nn.Module):
+    """ImpalaCNN: pictures, and the button before if it is asked for, to a logit for each button."""
+
+    def __init__(self, args: Args):
+        super().__init__()
+        sizes = (3 * args.frame_stack, *CHANNELS)
+        self.stages = nn.Sequential(*(Stage(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
+        height, width = args.height, args.width
+        for _ in CHANNELS:
+            height, width = -(-height // 2), -(-width // 2)
+        previous = NUM_ACTIONS + 1 if args.previous_action else 0
+        self.hidden = nn.Linear(CHANNELS[-1] * height * width + previous, args.hidden)
+        self.head = nn.Linear(args.hidden, NUM_ACTIONS)
+
+    def forward(self, pictures: Tensor, previous: Tensor) -> Tensor:
+        """pictures (B, C, h, w) uint8, previous (B,) buttons, NUM_ACTIONS at the start; logits (B, A)."""
+        x = pictures.float().div(255).contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.stages(x)).flatten(1)
+        if self.hidden.in_features > x.shape[1]:
+            x = torch.cat([x, F.one_hot(previous, NUM_ACTIONS + 1).to(x.dtype)], 1)
+        return self.head(F.relu(self.hidden(x))).float()
+
+
+# --- Demonstrations ---------------------------------------------------------------------------------------
+
+
+def shrink(pictures: np.ndarray, height: int, width: int) -> Tensor:
+    """Screens (T, h, w, 1 or 3) uint8 to (T, 3, height, width) uint8: means over areas."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
+    if tensor.shape[1] == 1:
+        tensor = tensor.expand(-1, 3, -1, -1)
+    parts = [
+        F.interpolate(part.float(), (height, width), mode="area").round().byte()
+        for part in tensor.split(64)  # small parts stay in the cache
+    ]
+    return torch.cat(parts)
+
+
+class Data(NamedTuple):
+    """All steps of some episodes, one after the other."""
+
+    pictures: Tensor  # (T, 3, height, width) uint8
+    labels: Tensor  # (T,) int64
+    previous: Tensor  # (T,) int64: the button before, NUM_ACTIONS at the start of an episode
+    first: Tensor  # (T,) int64: where the step's episode begins
+
+    def rows(self, indices: Tensor, frame_stack: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Stacks (B, 3·frame_stack, h, w), previous (B,) and labels (B,) of these steps."""
+        ages = torch.arange(frame_stack - 1, -1, -1)
+        places = torch.maximum(indices[:, None] - ages, self.first[indices][:, None])  # (B, frame_stack)
+        pictures = self.pictures[places.flatten()].unflatten(0, places.shape).flatten(1, 2)
+        return pictures, self.previous[indices], self.labels[indices]
+
+
+def load_data(paths: list[Path], args: Args, settings: dict[str, Any]) -> Data:
+    """Raises DemoError for a file that is bad or was recorded with other settings."""
+    parts: list[tuple[Tensor, ...]] = []
+    length, line = 0, Progress(unit="demonstration")
+    for number, path in enumerate(paths, start=1):
+        episode = demos.load_episode(path)
+        demos.check_settings(path, episode.meta, settings)
+        actions = torch.from_numpy(episode.actions).long()
+        previous = torch.cat([torch.tensor([NUM_ACTIONS]), actions[:-1]])
+        labels = torch.from_numpy(episode.labels.astype(np.int64))
+        pictures = shrink(episode.observations, args.height, args.width)
+        parts.append((pictures, labels, previous, torch.full((len(episode),), length)))
+        length += len(episode)
+        line.update(number, len(paths), {})
+    line.end()
+    return Data(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def split(paths: list[Path], args: Args) -> tuple[list[Path], list[Path]]:
+    """Demonstrations to learn from and to measure on; whole episodes, the same ones in each run."""
+    chosen = paths[: args.num_episodes or len(paths)]
+    held_out = paths[len(chosen) :] or chosen
+    count = min(max(round(args.held_out * len(chosen)), 1), len(held_out)) if args.held_out else 0
+    if held_out is chosen:
+        return chosen[: len(chosen) - count] or chosen, chosen[len(chosen) - count :]
+    return chosen, held_out[:count]
+
+
+def batches(size: int, batch_size: int, seed: int, step: int) -> Iterator[Tensor]:
+    """Endless minibatches of indices below `size`, from update `step` on: every epoch deals all of them."""
+    per_epoch = max(size // batch_size, 1)
+    while True:
+        epoch, first = divmod(step, per_epoch)
+        order = np.random.default_rng((seed, epoch)).permutation(size)
+        for place in range(first, per_epoch):
+            yield torch.from_numpy(order[place * batch_size : (place + 1) * batch_size])
+            step += 1
+
+
+# --- Evaluation -------------------------------------------------------------------------------------------
+
+
+class Player:
+    """Plays with a network: shrinks and stacks what it sees."""
+
+    def __init__(self, network: Network, args: Args, temperature: float, seed: int):
+        self.network, self.args, self.temperature = network, args, temperature
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.begin()
+
+    def begin(self) -> None:
+        """A new episode."""
+        self.stack: list[Tensor] = []
+        self.previous = NUM_ACTIONS
+
+    @torch.inference_mode()
+    def logits(self, observation: np.ndarray) -> Tensor:
+        """(A,) for the next screen (h, w, 1 or 3)."""
+        picture = shrink(observation[None], self.args.height, self.args.width)
+        self.stack = [*(self.stack or [picture] * self.args.frame_stack), picture][-self.args.frame_stack :]
+        with autocast(self.device, self.args.bf16):
+            pictures = torch.cat(self.stack, 1).to(self.device)
+            return self.network(pictures, torch.tensor([self.previous], device=self.device))[0].cpu()
+
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
+        logits = self.logits(observation)
+        if self.temperature > 0:
+            shares = (logits / self.temperature).softmax(0)
+            action = int(torch.multinomial(shares, 1, generator=self.generator))
+        else:
+            action = int(logits.argmax())
+        self.previous = action
+        return action
+
+
+def make_env(args: Args) -> EmeraldEnv:
+    variant = "random" if args.rom_path == TINY_TOWN else 0
+    return EmeraldEnv(
+        args.rom_path, start_state=args.start_state, variant=variant, max_steps=args.eval_max_steps
+    )
+
+
+def play_episode(
+    env: EmeraldEnv, player: Any, seed: int
+) -> Iterator[tuple[np.ndarray, float, dict[str, Any]]]:
+    """(screen, reward, info) after each step of one episode."""
+    observation, info = env.reset(seed=seed)
+    while True:
+        step = env.step(player.get_action(observation, info))
+        observation, reward, terminated, truncated, info = step
+        yield observation, reward, info
+        if terminated or truncated:
+            return
+
+
+def evaluate(
+    network: Network, args: Args, env: EmeraldEnv, stop: Any, film: Path | None = None
+) -> dict[str, float]:
+    """Plays `eval_episodes` variants that no demonstration shows. Means, and each milestone's share."""
+    network.eval()
+    player = Player(network, args, args.eval_temperature, args.seed)
+    returns, lengths, counts = [], [], []
+    reached = dict.fromkeys(NAMES, 0)
+    frames = []
+    for number in range(args.eval_episodes):
+        if stop:
+            break
+        player.begin()
+        total, length, info = 0.0, 0, {"milestones": []}
+        for screen, reward, info in play_episode(env, player, EVALUATION_SEED + number):
+            total, length = total + reward, length + 1
+            if film and number == 0:
+                frames.append(labelled(screen, [f"step {length}   milestones {len(info['milestones'])}"]))
+            if stop:
+                break
+        returns.append(total)
+        lengths.append(length)
+        counts.append(len(info["milestones"]))
+        for name in info["milestones"]:
+            reached[name] += 1
+    network.train()
+    if film and frames:
+        video_of(frames, film)
+    played = max(len(returns), 1)
+    success = sum(count == len(NAMES) for count in counts) / played
+    return {
+        "episodes": len(returns),
+        "return": float(np.mean(returns)) if returns else math.nan,
+        "milestones": float(np.mean(counts)) if counts else math.nan,
+        "success": success,
+        "length": float(np.mean(lengths)) if lengths else math.nan,
+    } | {f"reached_{name}": count / played for name, count in reached.items()}
+
+
+@torch.inference_mode()
+def measure(network: Network, data: Data, args: Args, device: torch.device) -> dict[str, float]:
+    """Cross-entropy and accuracy, of all steps and by button, on held-out episodes."""
+    network.eval()
+    nll, hits = [], []
+    for indices in torch.arange(len(data.labels)).split(512):
+        pictures, previous, labels = (part.to(device) for part in data.rows(indices, args.frame_stack))
+        with autocast(device, args.bf16):
+            logits = network(pictures, previous)
+        nll.append(F.cross_entropy(logits, labels, reduction="none").cpu())
+        hits.append((logits.argmax(1) == labels).cpu())
+    network.train()
+    hit, labels = torch.cat(hits).float(), data.labels
+    by_button = {
+        f"heldout/accuracy_{button}": float(hit[labels == number].mean())
+        for number, button in enumerate(BUTTONS)
+        if (labels == number).any()
+    }
+    return {
+        "heldout/nll": float(torch.cat(nll).mean()),
+        "heldout/accuracy": float(hit.mean()),
+        "heldout/macro_accuracy": float(np.mean(list(by_button.values()))),
+        **by_button,
+    }
+
+
+# --- Training ---------------------------------------------------------------------------------------------
+
+
+def record_demonstrations(args: Args) -> None:
+    """The scripted expert plays Tiny Town with a little noise, to have something to learn from."""
+    if args.rom_path != TINY_TOWN:
+        raise CleanPokeError(
+            f"{args.data} holds no demonstrations of {args.rom_path.name}: record some with "
+            "tools/collect_expert_data.py, and give their folder as --data"
+        )
+    print(f"no demonstrations in {args.data}: the scripted expert records {args.collect_episodes} first")
+    env, expert, line = make_env(args), Expert(), Progress(unit="episode")
+    with StopSignal() as stop:
+        for number in range(args.collect_episodes):
+            generator = np.random.default_rng((args.seed, number))
+            observation, info = env.reset(seed=int(generator.integers(EVALUATION_SEED)))
+            recorder = demos.Recorder(env, observation, info, agent="scripted", noise=0.05, seed=args.seed)
+            is_over = False
+            while not is_over:
+                wanted = expert.get_action(observation, info)
+                action = int(generator.integers(NUM_ACTIONS)) if generator.random() < 0.05 else wanted
+                step = env.step(action)
+                recorder.add(action, wanted, step)
+                observation, _, terminated, truncated, info = step
+                is_over = terminated or truncated
+            recorder.save(args.data / f"episode_{number:05}.npz")
+            line.update(number + 1, args.collect_episodes, {"milestones": len(info["milestones"])})
+            if stop:
+                line.end()
+                raise KeyboardInterrupt
+    line.end()
+
+
+def main(args: Args) -> None:
+    check(args)
+    place = start(args.device, args.threads)
+    device = place.device
+    env = make_env(args)
+    if not any(args.data.glob("*.npz")):
+        record_demonstrations(args)
+    train_paths, held_out_paths = split(demos.episodes_in(args.data), args)
+    settings = demos.settings_of(env)
+    data, held_out = (
+        load_data(paths, args, settings) if paths else None for paths in (train_paths, held_out_paths)
+    )
+    counts = torch.bincount(data.labels, minlength=NUM_ACTIONS).float()
+    weights = counts.clamp_min(1) ** -args.balance
+    weights *= counts.sum() / (weights * counts).sum()  # the mean weight of a step is 1
+
+    seed_everything(args.seed)
+    network = Network(args).to(device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
+    )
+    size = [len(train_paths), len(data.labels)]
+    options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
+    with Run(__file__, env.core.title.strip() or "Emerald", args, **options) as run, StopSignal() as stop:
+        seconds, best = 0.0, -math.inf
+        if run.checkpoint:
+            state = run.checkpoint.state
+            if state["data"] != size:
+                raise CleanPokeError(
+                    f"{run.checkpoint.path} was trained on {state['data'][1]:,} steps, {args.data} has "
+                    f"{size[1]:,}: give the same --data, or start a new run"
+                )
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            seconds, best = state["seconds"], state["best"]
+            restore_random_state(run.checkpoint.random_state)
+        run.progress.print(f"{size[0]} demonstrations, {size[1]:,} steps, held out {len(held_out_paths)}")
+
+        def save() -> None:
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            run.save(step, state | {"seconds": seconds, "data": size, "best": best})
+
+        step = run.start_step
+        deal = batches(size[1], args.batch_size, args.seed, step)
+        is_over = step >= args.total_steps or seconds >= 60 * args.max_minutes
+        while not is_over:
+            # One update
+            began = time.monotonic()
+            pictures, previous, labels = (part.to(device) for part in data.rows(next(deal), args.frame_stack))
+            with autocast(device, args.bf16):
+                logits = network(pictures, previous)
+            loss = F.cross_entropy(logits, labels, weights.to(device), label_smoothing=args.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seconds += time.monotonic() - began
+            step += 1
+            is_over = bool(stop) or step >= args.total_steps or seconds >= 60 * args.max_minutes
+
+            # What people see of it
+            speed = len(labels) / (time.monotonic() - began)
+            if step % args.log_every == 0:
+                hits = (logits.argmax(1) == labels).float().mean()
+                metrics = {"losses/bc": float(loss), "charts/accuracy": float(hits), "charts/SPS": speed}
+                run.log(step - 1, metrics)
+            shown = {"loss": float(loss), "samples/s": speed}
+            run.progress.update(step, args.total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
+            if held_out and (is_over or step % args.eval_every == 0):
+                run.log(step - 1, measure(network, held_out, args, device))
+            if is_over or step % args.save_every == 0:
+                save()
+            if args.eval_episodes and not stop and (is_over or step % args.eval_every == 0):
+                film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
+                result = evaluate(network, args, env, stop, film)
+                if stop:
+                    break
+                run.log(step - 1, {f"eval/{name}": value for name, value in result.items()})
+                run.progress.print(
+                    f"update {step:,}: {result['milestones']:.1f} of {len(NAMES)} milestones, "
+                    f"{result['success']:.0%} to the end, return {result['return']:.2f}"
+                )
+                if result["return"] >= best:
+                    best = result["return"]
+                    run.save_json("evaluation.json", {"step": step, **result})
+                    run.save_best(step, {"network": network.state_dict(), "result": result})
+    env.close()
+
+
+def open_player(path: Path, temperature: float = 0.0, seed: int = 1) -> tuple[Player, Args]:
+    """The player in a checkpoint or run folder, for tools/collect_expert_data.py and for people."""
+    checkpoint = load_checkpoint(path, script=SCRIPT, needs=("network",))
+    args = saved_arguments(checkpoint, Args)
+    network = Network(args)
+    network.load_state_dict(checkpoint.state["network"])
+    network.eval()
+    return Player(network, args, temperature, seed), args
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_arguments(Args, __file__, __doc__))
