@@ -1,0 +1,157 @@
+"""Behavioural cloning: the same screen gives the same numbers in training and in play, and it learns to play."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cleanpoke.errors import CleanPokeError
+
+try:
+    import cleanpoke.envs.emerald.core  # noqa: F401
+except CleanPokeError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+from cleanpoke import bc_emerald
+from cleanpoke.bc_emerald import NUM_ACTIONS, Args, Data, Network, Player
+from cleanpoke.envs.emerald import demos
+from cleanpoke.run import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two demonstrations of the first 120 steps."""
+    folder = tmp_path_factory.mktemp("demonstrations")
+    args = Args(data=folder, collect_episodes=3, eval_max_steps=120)
+    bc_emerald.record_demonstrations(args)
+    return folder
+
+
+def small(folder: Path, runs: Path, **changes) -> Args:
+    options = {"data": folder, "runs": runs, "batch_size": 16, "total_steps": 6, "save_every": 2}
+    options |= {"eval_episodes": 0, "bf16": "off", "threads": 1, "hidden": 16, "max_minutes": float("inf")}
+    return Args(**options | changes)
+
+
+def test_shrinking_is_the_mean_over_areas():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 160, 240, 3), np.uint8)
+    half = bc_emerald.shrink(pictures, 80, 120)
+    expected = pictures.reshape(2, 80, 2, 120, 2, 3).mean((2, 4)).round()
+    assert np.abs(half.numpy().transpose(0, 2, 3, 1) - expected).max() <= 1  # halves round either way
+    assert bc_emerald.shrink(pictures[..., :1], 84, 84).shape == (2, 3, 84, 84)
+
+
+def test_stacks_begin_anew_with_each_episode():
+    pictures = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 3, 1, 1)
+    data = Data(pictures, torch.zeros(7).long(), torch.zeros(7).long(), torch.tensor([0, 0, 0, 3, 3, 3, 3]))
+    stacks, _, _ = data.rows(torch.arange(7), 3)
+    seen = stacks.view(7, 3, 3)[:, :, 0].tolist()
+    assert seen == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4], [3, 4, 5], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("changes", [{}, {"frame_stack": 3, "previous_action": True}])
+def test_playing_computes_what_training_computes(folder, tmp_path, changes):
+    args = small(folder, tmp_path, **changes)
+    torch.manual_seed(0)
+    network = Network(args).eval()
+    path = demos.episodes_in(folder)[0]
+    episode = demos.load_episode(path)
+    data = bc_emerald.load_data([path], args, {})
+    trained = network(*data.rows(torch.arange(20), args.frame_stack)[:2])
+    player = Player(network, args, 0.0, 1)
+    for step in range(20):
+        assert torch.allclose(player.logits(episode.observations[step]), trained[step], atol=1e-4)
+        player.previous = int(episode.actions[step])
+
+
+def test_the_expert_is_imitated_not_the_noise(folder, tmp_path):
+    paths = demos.episodes_in(folder)
+    data = bc_emerald.load_data(paths, small(folder, tmp_path), {})
+    episodes = [demos.load_episode(path) for path in paths]
+    wanted = np.concatenate([episode.expert_actions for episode in episodes])
+    pressed = np.concatenate([episode.actions for episode in episodes])
+    assert (data.labels.numpy() == wanted).all() and (wanted != pressed).any()
+    assert data.previous[0] == NUM_ACTIONS and data.previous[1] == pressed[0]
+
+
+def test_every_epoch_deals_every_step_and_goes_on_from_any_update():
+    dealt = bc_emerald.batches(50, 10, seed=1, step=0)
+    first = [next(dealt) for _ in range(12)]
+    assert sorted(torch.cat(first[:5]).tolist()) == list(range(50))
+    assert torch.cat(first[:5]).tolist() != torch.cat(first[5:10]).tolist()
+    later = bc_emerald.batches(50, 10, seed=1, step=7)
+    assert all((next(later) == batch).all() for batch in first[7:])
+
+
+def test_whole_episodes_are_held_out(folder):
+    paths = [Path(str(number)) for number in range(10)]
+    train, held_out = bc_emerald.split(paths, Args(held_out=0.2))
+    assert (train, held_out) == (paths[:8], paths[8:])
+    train, held_out = bc_emerald.split(paths, Args(held_out=0.2, num_episodes=5))
+    assert train == paths[:5] and held_out and not set(train) & set(held_out)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path):
+    bc_emerald.main(small(folder, tmp_path / "whole"))
+    bc_emerald.main(small(folder, tmp_path / "parts", total_steps=4))
+    (parts,) = (tmp_path / "parts").iterdir()
+    bc_emerald.main(small(folder, tmp_path / "parts", resume=parts))
+    (whole,) = (tmp_path / "whole").iterdir()
+    one, other = load_checkpoint(whole), load_checkpoint(parts)
+    assert one.step == other.step == 6
+    for name, weights in one.state["network"].items():
+        assert torch.equal(weights, other.state["network"][name]), name
+
+
+def test_one_batch_is_overfitted(folder, tmp_path):
+    args = small(folder, tmp_path, hidden=64)
+    torch.manual_seed(0)
+    data = bc_emerald.load_data(demos.episodes_in(folder)[:1], args, {})
+    pictures, previous, labels = data.rows(torch.arange(0, 120, 4), 1)
+    network = Network(args)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(network(pictures, previous), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1 < np.log(NUM_ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"held_out": 1.0}, "--held-out"),
+        ({"data": Path("nowhere"), "rom_path": None}, "record some with"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(folder, tmp_path, changes, message):
+    if changes.get("rom_path", 0) is None:
+        other = tmp_path / "other.gba"
+        other.write_bytes(bc_emerald.TINY_TOWN.read_bytes() + b"\0")
+        changes = changes | {"rom_path": other}
+    with pytest.raises(CleanPokeError, match=message):
+        bc_emerald.main(small(folder, tmp_path, **{"data": folder} | changes))
+
+
+def test_demonstrations_of_another_cartridge_are_refused(folder, tmp_path):
+    other = tmp_path / "other.gba"
+    other.write_bytes(bc_emerald.TINY_TOWN.read_bytes() + b"\0")
+    with pytest.raises(CleanPokeError, match="recorded with rom_sha1"):
+        bc_emerald.main(small(folder, tmp_path, rom_path=other))
+
+
+def test_the_command_learns_to_leave_the_house(tmp_path):
+    """From nothing: the expert records the beginning of some variants, and the clone plays others."""
+    args = Args(data=tmp_path / "data", runs=tmp_path / "runs", collect_episodes=12, total_steps=600)
+    args = dataclasses.replace(args, learning_rate=1e-3, eval_episodes=3, eval_max_steps=80, eval_every=1000)
+    bc_emerald.main(dataclasses.replace(args, held_out=0.2, save_every=1000))
+    (run,) = (tmp_path / "runs").iterdir()
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["episodes"] == 3
+    assert result["milestones"] >= 4  # the clock, downstairs, outside; random play reaches one or two
+    assert (run / "best.pt").exists()
