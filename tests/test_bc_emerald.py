@@ -1,4 +1,4 @@
-"""Behavioural cloning: the same screen gives the same numbers in training and in play, and it learns to play."""
+"""Behavioural cloning: playing computes what training computes, and it learns to play."""
 
 import dataclasses
 import json
