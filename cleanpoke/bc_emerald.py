@@ -43,8 +43,10 @@ STATE_KEYS = ("network", "optimizer", "seconds", "data", "best")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
-EVALUATION_SEED = 1_000_000
+EVALUATION_SEED = 2**31
 """Evaluations begin with other seeds than any demonstration."""
+NOISE = 0.05
+"""Share of random buttons in the demonstrations that the script records itself."""
 
 
 @dataclasses.dataclass
@@ -382,19 +384,9 @@ def record_demonstrations(args: Args) -> None:
     env, expert, line = make_env(args), Expert(), Progress(unit="episode")
     with StopSignal() as stop:
         for number in range(args.collect_episodes):
-            generator = np.random.default_rng((args.seed, number))
-            observation, info = env.reset(seed=int(generator.integers(EVALUATION_SEED)))
-            recorder = demos.Recorder(env, observation, info, agent="scripted", noise=0.05, seed=args.seed)
-            is_over = False
-            while not is_over:
-                wanted = expert.get_action(observation, info)
-                action = int(generator.integers(NUM_ACTIONS)) if generator.random() < 0.05 else wanted
-                step = env.step(action)
-                recorder.add(action, wanted, step)
-                observation, _, terminated, truncated, info = step
-                is_over = terminated or truncated
+            recorder = demos.record_episode(env, expert, (args.seed, number), NOISE, agent="scripted")
             recorder.save(args.data / f"episode_{number:05}.npz")
-            line.update(number + 1, args.collect_episodes, {"milestones": len(info["milestones"])})
+            line.update(number + 1, args.collect_episodes, {"milestones": recorder.infos[-1]["milestones"]})
             if stop:
                 line.end()
                 raise KeyboardInterrupt

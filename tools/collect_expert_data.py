@@ -15,25 +15,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tyro
 
 from cleanpoke.compute import available_cores
-from cleanpoke.envs.emerald.core import BUTTONS
-from cleanpoke.envs.emerald.demos import Recorder, check_settings, load_episode, settings_of
+from cleanpoke.envs.emerald.demos import Agent, check_settings, load_episode, record_episode, settings_of
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.processes import in_processes
 from cleanpoke.terminal import Progress, StopSignal
-
-
-class Agent(Protocol):
-    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
-        """The number of the button to press."""
 
 
 @dataclass
@@ -98,34 +92,15 @@ def path_of(args: Args, number: int) -> Path:
     return args.output / f"episode_{number:05}.npz"
 
 
-def record(args: Args, env: EmeraldEnv, agent: Agent, number: int) -> tuple[int, int, float]:
-    """Plays and writes one episode; (steps, milestones, return)."""
-    generator = np.random.default_rng((args.seed, number))
-    observation, info = env.reset(seed=int(generator.integers(2**31)))
-    recorder = Recorder(
-        env, observation, info, agent=args.agent, noise=args.noise, seed=args.seed, number=number
-    )
-    while True:
-        wanted = int(agent.get_action(observation, info))
-        if not 0 <= wanted < len(BUTTONS):
-            raise CleanPokeError(f"{args.agent} chose action {wanted}: it must be 0 … {len(BUTTONS) - 1}")
-        is_noise = generator.random() < args.noise
-        action = int(generator.integers(len(BUTTONS))) if is_noise else wanted
-        step = env.step(action)
-        recorder.add(action, wanted, step)
-        observation, _, terminated, truncated, info = step
-        if terminated or truncated:
-            break
-    recorder.save(path_of(args, number))
-    return len(recorder.actions), len(info["milestones"]), sum(recorder.rewards)
-
-
 def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
     env, agent = make_env(share.args), make_agent(share.args.agent)
     for number in share.numbers:
         if stopped():
             return
-        report(record(share.args, env, agent, number))
+        seed = (share.args.seed, number)
+        recorder = record_episode(env, agent, seed, share.args.noise, agent=share.args.agent)
+        recorder.save(path_of(share.args, number))
+        report((len(recorder.actions), recorder.infos[-1]["milestones"], sum(recorder.rewards)))
 
 
 def main(args: Args) -> None:

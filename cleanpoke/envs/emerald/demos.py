@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -136,6 +136,37 @@ class Recorder:
             "meta": np.array(json.dumps(self.meta)),
         }
         write_npz(path.with_suffix(".demo"), log)
+
+
+class Agent(Protocol):
+    """Whoever can be recorded."""
+
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
+        """The number of the button to press."""
+
+
+def record_episode(
+    env: EmeraldEnv, agent: Agent, seed: tuple[int, ...], noise: float, **meta: Any
+) -> Recorder:
+    """Plays one episode; `noise` is the probability of a random button instead of the agent's.
+
+    seed: decides the variant and the noise. Raises CleanPokeError if the agent names a button that is none.
+    """
+    generator = np.random.default_rng(seed)
+    observation, info = env.reset(seed=int(generator.integers(2**31)))
+    recorder = Recorder(env, observation, info, seed=list(seed), noise=noise, **meta)
+    is_over = False
+    while not is_over:
+        wanted = int(agent.get_action(observation, info))
+        if not 0 <= wanted < len(env.buttons):
+            raise CleanPokeError(f"the agent chose action {wanted}: it must be 0 … {len(env.buttons) - 1}")
+        is_noise = generator.random() < noise
+        action = int(generator.integers(len(env.buttons))) if is_noise else wanted
+        step = env.step(action)
+        recorder.add(action, wanted, step)
+        observation, _, terminated, truncated, info = step
+        is_over = terminated or truncated
+    return recorder
 
 
 def plain_info(info: dict[str, Any]) -> dict[str, Any]:
