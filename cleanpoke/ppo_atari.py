@@ -254,7 +254,7 @@ class Agent(nn.Module):
         self.rollouts_seen += 1
         rate = max(RETURN_MOMENTS_RATE, 1 / float(self.rollouts_seen))
         old_mean, old_std = self.return_mean.clone(), self.return_std.clone()
-        mean, std = moments_of(returns)
+        mean, std = mean_and_std(returns)
         self.return_mean.lerp_(mean, rate)
         self.return_std.lerp_(std.clamp_min(1e-4), rate)
         self.critic.weight.mul_(old_std / self.return_std)
@@ -319,7 +319,7 @@ def generalized_advantages(
     return advantages
 
 
-def moments_of(values: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over the values (B,) of all processes."""
     count, total, squares = global_sums(
         torch.ones_like(values).sum(), values.sum(), (values.double() ** 2).sum()
@@ -643,7 +643,7 @@ def main(args: Args) -> None:
                 for indices in order.chunk(args.num_minibatches):
                     minibatch = rollout.take(indices)
                     if args.norm_adv:
-                        mean, std = moments_of(minibatch.advantages)
+                        mean, std = mean_and_std(minibatch.advantages)
                         minibatch.advantages = (minibatch.advantages - mean) / (std + 1e-8)
                     optimizer.zero_grad()
                     metrics = add_gradients(agent, minibatch, args, dtype, executor, workers, place.world)

@@ -205,7 +205,7 @@ def share_of_gradients(rank: int, port: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(0)
     agent, rows = Agent(6), made_up_rows(32, blocks=True).take(torch.arange(rank, 32, 2))
-    mean, std = ppo_atari.moments_of(rows.advantages)
+    mean, std = ppo_atari.mean_and_std(rows.advantages)
     rows.advantages = (rows.advantages - mean) / std
     add_gradients(agent, rows, Args(), torch.float32, None, 1, world=2)
     if rank == 0:
