@@ -384,7 +384,7 @@ def record_demonstrations(args: Args) -> None:
     env, expert, line = make_env(args), Expert(), Progress(unit="episode")
     with StopSignal() as stop:
         for number in range(args.collect_episodes):
-            recorder = demos.record_episode(env, expert, (args.seed, number), NOISE, agent="scripted")
+            recorder = demos.record_episode(env, expert, (args.seed, number), NOISE, player="scripted")
             recorder.save(args.data / f"episode_{number:05}.npz")
             line.update(number + 1, args.collect_episodes, {"milestones": recorder.infos[-1]["milestones"]})
             if stop:
@@ -456,9 +456,9 @@ def main(args: Args) -> None:
             speed = len(labels) / (time.monotonic() - began)
             if step % args.log_every == 0:
                 hits = (logits.argmax(1) == labels).float().mean()
-                metrics = {"losses/bc": float(loss), "charts/accuracy": float(hits), "charts/SPS": speed}
+                metrics = {"losses/bc": loss.item(), "charts/accuracy": float(hits), "charts/SPS": speed}
                 run.log(step - 1, metrics)
-            shown = {"loss": float(loss), "samples/s": speed}
+            shown = {"loss": loss.item(), "samples/s": speed}
             run.progress.update(step, args.total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
             if held_out and (is_over or step % args.eval_every == 0):
                 run.log(step - 1, measure(network, held_out, args, device))

@@ -98,7 +98,7 @@ def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[
         if stopped():
             return
         seed = (share.args.seed, number)
-        recorder = record_episode(env, agent, seed, share.args.noise, agent=share.args.agent)
+        recorder = record_episode(env, agent, seed, share.args.noise, player=share.args.agent)
         recorder.save(path_of(share.args, number))
         report((len(recorder.actions), recorder.infos[-1]["milestones"], sum(recorder.rewards)))
 
