@@ -8,6 +8,7 @@ would press; the loss is cross-entropy (Pomerleau 1991, Bain & Sammut 1995).
 Axes: B rows of a minibatch, C channels, A buttons.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from cleanpoke.compute import autocast, start
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
-from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.errors import CleanPokeError, user_errors
@@ -36,13 +37,14 @@ from cleanpoke.run import (
     seed_everything,
 )
 from cleanpoke.terminal import Progress, StopSignal
-from cleanpoke.watch import labelled, video_of
+from cleanpoke.watch import Video, labelled
 
 SCRIPT = Path(__file__).stem
 STATE_KEYS = ("network", "optimizer", "seconds", "data", "best")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
+MAX_DEMONSTRATION_STEPS = 1500
 EVALUATION_SEED = 2**31
 """Evaluations begin with other seeds than any demonstration."""
 NOISE = 0.05
@@ -74,8 +76,8 @@ class Args:
     """CPU threads; 0: all cores."""
 
     # World
-    rom_path: Path = TINY_TOWN
-    """Cartridge: Tiny Town, or a Pokémon Emerald (USA, 1.0) of your own."""
+    rom_path: Path | None = None
+    """Cartridge, a Pokémon Emerald (USA, 1.0) of your own; default Tiny Town."""
     start_state: Path | None = None
     """Save state in which evaluations begin; default at power-on."""
     data: Path = Path("expert_data/tiny_town")
@@ -126,6 +128,8 @@ def check(args: Args) -> None:
     for name in (*names, "height", "width", "collect_episodes"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.seed < 0:
+        raise CleanPokeError("--seed must not be negative")
     if not 0 <= args.held_out < 1:
         raise CleanPokeError("--held-out must be at least 0 and below 1")
 
@@ -285,11 +289,11 @@ class Player:
         return action
 
 
-def make_env(args: Args) -> EmeraldEnv:
-    variant = "random" if args.rom_path == TINY_TOWN else 0
-    return EmeraldEnv(
-        args.rom_path, start_state=args.start_state, variant=variant, max_steps=args.eval_max_steps
-    )
+def make_env(args: Args, max_steps: int) -> EmeraldEnv:
+    """Tiny Town in another variant for each episode, or the user's cartridge."""
+    rom_path = args.rom_path or TINY_TOWN
+    variant = "random" if is_tiny_town(rom_path) else 0
+    return EmeraldEnv(rom_path, start_state=args.start_state, variant=variant, max_steps=max_steps)
 
 
 def play_episode(
@@ -311,35 +315,33 @@ def evaluate(
     """Plays `eval_episodes` variants that no demonstration shows. Means, and each milestone's share."""
     network.eval()
     player = Player(network, args, args.eval_temperature, args.seed)
-    returns, lengths, counts = [], [], []
+    returns, lengths, counts, successes = [], [], [], 0
     reached = dict.fromkeys(NAMES, 0)
-    frames = []
-    for number in range(args.eval_episodes):
-        if stop:
-            break
-        player.begin()
-        total, length, info = 0.0, 0, {"milestones": []}
-        for screen, reward, info in play_episode(env, player, EVALUATION_SEED + number):
-            total, length = total + reward, length + 1
-            if film and number == 0:
-                frames.append(labelled(screen, [f"step {length}   milestones {len(info['milestones'])}"]))
+    with Video(film) if film else contextlib.nullcontext() as video:
+        for number in range(args.eval_episodes):
+            player.begin()
+            total, length, info = 0.0, 0, {"milestones": []}
+            for screen, reward, info in play_episode(env, player, EVALUATION_SEED + number):
+                total, length = total + reward, length + 1
+                if video and number == 0:
+                    video.add(labelled(screen, [f"step {length}   milestones {len(info['milestones'])}"]))
+                if stop:
+                    break
             if stop:
                 break
-        returns.append(total)
-        lengths.append(length)
-        counts.append(len(info["milestones"]))
-        for name in info["milestones"]:
-            reached[name] += 1
+            returns.append(total)
+            lengths.append(length)
+            counts.append(len(info["milestones"]))
+            successes += "STONE_BADGE" in info["milestones"]
+            for name in info["milestones"]:
+                reached[name] += 1
     network.train()
-    if film and frames:
-        video_of(frames, film)
     played = max(len(returns), 1)
-    success = sum(count == len(NAMES) for count in counts) / played
     return {
         "episodes": len(returns),
         "return": float(np.mean(returns)) if returns else math.nan,
         "milestones": float(np.mean(counts)) if counts else math.nan,
-        "success": success,
+        "success": successes / played,
         "length": float(np.mean(lengths)) if lengths else math.nan,
     } | {f"reached_{name}": count / played for name, count in reached.items()}
 
@@ -373,31 +375,43 @@ def measure(network: Network, data: Data, args: Args, device: torch.device) -> d
 # --- Training ---------------------------------------------------------------------------------------------
 
 
-def record_demonstrations(args: Args) -> None:
-    """The scripted expert plays Tiny Town with a little noise, to have something to learn from."""
-    if args.rom_path != TINY_TOWN:
+def record_demonstrations(args: Args, max_steps: int = MAX_DEMONSTRATION_STEPS) -> None:
+    """The scripted expert plays Tiny Town with a little noise, to have something to learn from.
+
+    The folder gets its name when all are there; an interrupted recording goes on where it stopped.
+    """
+    if not is_tiny_town(args.rom_path or TINY_TOWN):
         raise CleanPokeError(
             f"{args.data} holds no demonstrations of {args.rom_path.name}: record some with "
             "tools/collect_expert_data.py, and give their folder as --data"
         )
     print(f"no demonstrations in {args.data}: the scripted expert records {args.collect_episodes} first")
-    env, expert, line = make_env(args), Expert(), Progress(unit="episode")
+    folder = args.data.with_name(f".{args.data.name}.recording")
+    env, expert, line = make_env(args, max_steps), Expert(), Progress(unit="episode")
     with StopSignal() as stop:
         for number in range(args.collect_episodes):
-            recorder = demos.record_episode(env, expert, (args.seed, number), NOISE, player="scripted")
-            recorder.save(args.data / f"episode_{number:05}.npz")
-            line.update(number + 1, args.collect_episodes, {"milestones": recorder.infos[-1]["milestones"]})
+            path = folder / f"episode_{number:05}.npz"
+            if not path.exists():
+                recorder = demos.record_episode(env, expert, (args.seed, number), NOISE, player="scripted")
+                recorder.save(path)
+                line.update(
+                    number + 1, args.collect_episodes, {"milestones": recorder.infos[-1]["milestones"]}
+                )
             if stop:
                 line.end()
                 raise KeyboardInterrupt
     line.end()
+    args.data.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # an empty one may be there
+        args.data.rmdir()
+    folder.replace(args.data)
 
 
 def main(args: Args) -> None:
     check(args)
     place = start(args.device, args.threads)
     device = place.device
-    env = make_env(args)
+    env = make_env(args, args.eval_max_steps)
     if not any(args.data.glob("*.npz")):
         record_demonstrations(args)
     train_paths, held_out_paths = split(demos.episodes_in(args.data), args)
@@ -405,6 +419,11 @@ def main(args: Args) -> None:
     data, held_out = (
         load_data(paths, args, settings) if paths else None for paths in (train_paths, held_out_paths)
     )
+    for part in (data, held_out):
+        if part and int(part.labels.max()) >= NUM_ACTIONS:
+            raise demos.DemoError(
+                f"{args.data} holds NOOP as a button, which this script has not: leave it out"
+            )
     counts = torch.bincount(data.labels, minlength=NUM_ACTIONS).float()
     weights = counts.clamp_min(1) ** -args.balance
     weights *= counts.sum() / (weights * counts).sum()  # the mean weight of a step is 1
@@ -468,6 +487,7 @@ def main(args: Args) -> None:
                 film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
                 result = evaluate(network, args, env, stop, film)
                 if stop:
+                    save()
                     break
                 run.log(step - 1, {f"eval/{name}": value for name, value in result.items()})
                 run.progress.print(
@@ -478,6 +498,7 @@ def main(args: Args) -> None:
                     best = result["return"]
                     run.save_json("evaluation.json", {"step": step, **result})
                     run.save_best(step, {"network": network.state_dict(), "result": result})
+                    save()  # a resumed run must know the best
     env.close()
 
 

@@ -46,6 +46,8 @@ def start(device: str, threads: int) -> Place:
     place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_cuda else torch.device("cpu")
     torch.set_num_threads(threads or max(available_cores() // world, 1))
     _keep_freed_memory()
+    if has_cuda:
+        torch.cuda.set_device(place)
     if world > 1:
         # Long: the others wait while the first one collects and evaluates.
         dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(days=1))

@@ -134,6 +134,8 @@ def check(args: Args) -> None:
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
             f"{args.num_minibatches} equal minibatches: change --num-minibatches"
         )
+    if args.batch_size // args.num_minibatches < 2:
+        raise CleanPokeError("a minibatch needs at least two rows: lower --num-minibatches")
     if args.total_timesteps < args.batch_size:
         raise CleanPokeError(f"--total-timesteps must be at least one rollout, {args.batch_size}")
 

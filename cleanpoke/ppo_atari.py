@@ -175,6 +175,8 @@ def check(args: Args) -> None:
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
             f"{args.num_minibatches} equal minibatches: change --num-minibatches"
         )
+    if args.batch_size // args.num_minibatches < 2:
+        raise CleanPokeError("a minibatch needs at least two rows: lower --num-minibatches")
     if args.total_timesteps < args.batch_size:
         raise CleanPokeError(f"--total-timesteps must be at least one rollout, {args.batch_size}")
 
@@ -572,8 +574,6 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if run.start_step // args.batch_size >= iterations:
                 run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
-        if place.rank:  # every process draws its own actions and minibatches
-            torch.manual_seed(game_seed(args.seed, run.start_step, 1) + place.rank)
         step = run.start_step
         needs_reset, solved = True, False
         for iteration in range(step // args.batch_size, iterations):
@@ -582,6 +582,8 @@ def main(args: Args) -> None:
             optimizer.param_groups[0]["lr"] = fraction * args.learning_rate
             if needs_reset:
                 first_seed = game_seed(args.seed, iteration, args.num_envs) + place.rank * N
+                if place.rank:  # every process draws its own actions and minibatches
+                    torch.manual_seed(first_seed)
                 frames, info = envs.reset(seed=first_seed)
                 observations[0] = observe(frames, args, device)
                 game_frames = info["episode_frame_number"].copy()

@@ -148,6 +148,9 @@ def check(args: Args) -> None:
     for name in (*names, "frame_stack", "buttons", "keep"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("seed", "eval_episodes", "eval_every"):
+        if getattr(args, name) < 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
     if args.difficulty is not None and args.difficulty not in range(1, 6):
         raise CleanPokeError(f"--difficulty {args.difficulty}: choose 1 (easy) to 5 (nightmare)")
     if args.stop_when_solved and math.isinf(args.solved_return):
@@ -157,6 +160,8 @@ def check(args: Args) -> None:
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
             f"{args.num_minibatches} equal minibatches: change --num-minibatches"
         )
+    if args.batch_size // args.num_minibatches < 2:
+        raise CleanPokeError("a minibatch needs at least two rows: lower --num-minibatches")
     if args.total_timesteps < args.batch_size:
         raise CleanPokeError(f"--total-timesteps must be at least one rollout, {args.batch_size}")
 
@@ -191,6 +196,10 @@ class Games:
         for number, env in enumerate(self.envs):
             env.game.set_doom_config_path(f"{self.settings.name}/{number}.ini")
         game = self.envs[0].game
+        if any(button.name.endswith("_DELTA") for button in game.get_available_buttons()):
+            raise CleanPokeError(
+                f"{args.env_id} has axes beside its buttons: this script presses buttons only"
+            )
         self.button_names = [button.name for button in game.get_available_buttons()]
         self.num_variables = game.get_available_game_variables_size() if args.variables else 0
         self.actions = button_combinations(self.button_names, args.buttons)  # (A, buttons)
@@ -441,8 +450,10 @@ def moments(args: Args, agent: Agent | None, seed: int, greedy: bool = True) -> 
         while True:
             log_pi, value = torch.full((1, len(names)), -math.log(len(names))), math.nan
             if agent is not None:
-                log_pi, values = agent(torch.from_numpy(screens), torch.from_numpy(variables))
-                value = float(agent.value(values))
+                device = agent.return_mean.device
+                with autocast(device, args.bf16):
+                    outputs = agent(*(torch.from_numpy(part).to(device) for part in (screens, variables)))
+                log_pi, value = outputs[0].cpu(), float(agent.value(outputs[1]))
             action = int(log_pi.argmax(1) if greedy and agent is not None else sample(log_pi))
             probabilities = log_pi[0].exp().numpy()
             chosen = yield Moment(games.picture(), screens[0], names, action, probabilities, value, score)

@@ -73,8 +73,9 @@ def in_processes(
                 yield content
     finally:
         stop.set()
+        deadline = time.monotonic() + 5
         for child in children:
-            child.join(timeout=5)
+            child.join(timeout=max(deadline - time.monotonic(), 0.01))
             if child.is_alive():
                 child.kill()
 

@@ -131,13 +131,6 @@ class Video:
             self.temporary.unlink(missing_ok=True)
 
 
-def video_of(frames: list[np.ndarray], path: Path) -> None:
-    """A film of frames (H, W, 3) of one size."""
-    with Video(path) as video:
-        for frame in frames:
-            video.add(frame)
-
-
 def record(moments: Moments, path: Path, episodes: int, title: str, max_steps: int) -> list[float]:
     """Films whole episodes, each for at most `max_steps` decisions; the returns of those that ended."""
     returns: list[float] = []

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from cleanpoke.envs.emerald.core import MISSING_LIBRARY
 from cleanpoke.errors import CleanPokeError
 
-try:
-    import cleanpoke.envs.emerald.core  # noqa: F401
-except CleanPokeError as error:
-    pytest.skip(str(error), allow_module_level=True)
+if MISSING_LIBRARY:
+    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
 
 from cleanpoke import bc_emerald
 from cleanpoke.bc_emerald import NUM_ACTIONS, Args, Data, Network, Player
@@ -25,8 +24,7 @@ from cleanpoke.run import load_checkpoint
 def folder(tmp_path_factory) -> Path:
     """Two demonstrations of the first 120 steps."""
     folder = tmp_path_factory.mktemp("demonstrations")
-    args = Args(data=folder, collect_episodes=3, eval_max_steps=120)
-    bc_emerald.record_demonstrations(args)
+    bc_emerald.record_demonstrations(Args(data=folder, collect_episodes=3), max_steps=120)
     return folder
 
 

@@ -22,11 +22,11 @@ import tyro
 
 from cleanpoke.compute import available_cores
 from cleanpoke.envs.emerald.demos import Agent, check_settings, load_episode, record_episode, settings_of
-from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.processes import in_processes
+from cleanpoke.processes import in_processes, signs_of_life
 from cleanpoke.terminal import Progress, StopSignal
 
 
@@ -39,7 +39,7 @@ class Args:
     agent: str = "scripted"
     """scripted, or path/to/file.py:ClassName"""
     rom_path: Path = TINY_TOWN
-    """cartridge to play"""
+    """cartridge to play; default Tiny Town"""
     start_state: Path | None = None
     """save state to begin from"""
     noise: float = 0.05
@@ -58,6 +58,10 @@ class Args:
 class Share:
     args: Args
     numbers: list[int]
+
+
+class Stopped(Exception):
+    """The collection ends in the middle of an episode, which is dropped."""
 
 
 def make_agent(spec: str) -> Agent:
@@ -79,7 +83,7 @@ def make_agent(spec: str) -> Agent:
 
 
 def make_env(args: Args) -> EmeraldEnv:
-    is_shuffled = args.rom_path == TINY_TOWN and not args.fixed
+    is_shuffled = is_tiny_town(args.rom_path) and not args.fixed
     return EmeraldEnv(
         args.rom_path,
         start_state=args.start_state,
@@ -94,18 +98,28 @@ def path_of(args: Args, number: int) -> Path:
 
 def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
     env, agent = make_env(share.args), make_agent(share.args.agent)
-    for number in share.numbers:
+    show_life = signs_of_life(report)  # an agent may think for long
+
+    def on_step() -> None:
+        show_life()
         if stopped():
-            return
+            raise Stopped
+
+    for number in share.numbers:
         seed = (share.args.seed, number)
-        recorder = record_episode(env, agent, seed, share.args.noise, player=share.args.agent)
+        try:
+            recorder = record_episode(env, agent, seed, share.args.noise, on_step, player=share.args.agent)
+        except Stopped:
+            return
         recorder.save(path_of(share.args, number))
         report((len(recorder.actions), recorder.infos[-1]["milestones"], sum(recorder.rewards)))
 
 
 def main(args: Args) -> None:
-    if args.episodes < 1 or not 0 <= args.noise < 1 or args.max_steps < 1:
-        raise CleanPokeError("--episodes and --max-steps must be at least 1, --noise at least 0 and below 1")
+    if args.episodes < 1 or not 0 <= args.noise < 1 or args.max_steps < 1 or args.seed < 0:
+        raise CleanPokeError(
+            "--episodes and --max-steps must be at least 1, --seed at least 0, --noise at least 0 and below 1"
+        )
     make_agent(args.agent)
     env = make_env(args)
     there = sorted(args.output.glob("episode_*.npz")) if args.output.exists() else []

@@ -25,12 +25,14 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.terminal import StopSignal, die_with_parent
 from cleanpoke.watch import script_for
 
+COMPLETE, PRUNED = TrialState.COMPLETE, TrialState.PRUNED
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0
 """How long a script may take to save and leave."""
@@ -143,8 +145,6 @@ def open_study(args: Args, file: Path) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
     )
-    # A study that goes on must not draw the same proposals again.
-    study.sampler = TPESampler(seed=args.seed + len(study.trials))
     for name, value in (("env_id", args.env_id), ("total_timesteps", args.total_timesteps)):
         if study.user_attrs.setdefault(name, value) != value:
             raise CleanPokeError(
@@ -162,16 +162,18 @@ def main(args: Args) -> None:
     study = open_study(args, file)
     with StopSignal() as stopping:
         while not stopping:
-            finished = [trial for trial in study.trials if trial.state.is_finished()]
+            finished = [trial for trial in study.trials if trial.state in (COMPLETE, PRUNED)]
             if len(finished) >= args.trials:
                 break
             trial = study.ask()
+            # Neither a study that goes on nor one at work beside us may draw the same proposals again.
+            study.sampler = TPESampler(seed=args.seed + trial.number)
             started = time.monotonic()
             folder = file.parent / file.stem / f"trial_{trial.number:04}"
             try:
                 score = run_trial(args, trial, folder, stopping)
             except optuna.TrialPruned:
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                study.tell(trial, state=PRUNED)
                 result = "ended early"
             except BaseException:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -184,7 +186,7 @@ def main(args: Args) -> None:
                 f"trial {trial.number}: {result}  ({seconds:.0f} s)  {trial.user_attrs['options']}",
                 flush=True,
             )
-    complete = [trial for trial in study.trials if trial.value is not None and trial.state.is_finished()]
+    complete = [trial for trial in study.trials if trial.state == COMPLETE]
     if complete:
         best = max(complete, key=lambda trial: trial.value)
         script = Path(script_for(args.env_id).__file__).name

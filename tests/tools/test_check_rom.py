@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cleanpoke.errors import CleanPokeError
+from cleanpoke.envs.emerald.core import MISSING_LIBRARY
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_rom.py"
 TINY_TOWN = Path(__file__).parents[2] / "cleanpoke/envs/emerald/tiny_town/tiny_town.gba"
 
-try:
-    import cleanpoke.envs.emerald.core  # noqa: F401
-except CleanPokeError as error:
-    pytest.skip(str(error), allow_module_level=True)
+if MISSING_LIBRARY:
+    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
 
 
 def check(*options: str) -> subprocess.CompletedProcess:

@@ -22,10 +22,17 @@ try:
     import mgba.image
     from mgba._pylib import ffi, lib
 except ImportError as error:
-    raise CleanPokeError(
+    # Told when a console is made, so that every command can tell it in one line.
+    MISSING_LIBRARY = (
         f"the mGBA emulator cannot be loaded ({error}): sudo apt install libmgba0.10, and Python 3.10 or "
         "3.11 on x86-64 (PyPI has no other wheels of mgba)"
-    ) from error
+    )
+else:
+    MISSING_LIBRARY = ""
+    _logger = ffi.new("struct mStandardLogger*")
+    lib.mStandardLoggerInit(_logger)
+    _logger.logToStdout = False
+    lib.mLogSetDefaultLogger(ffi.addressof(_logger.d))
 
 BUTTONS = ("A", "B", "START", "SELECT", "UP", "DOWN", "LEFT", "RIGHT", "L", "R")
 HEIGHT, WIDTH = 160, 240
@@ -33,22 +40,19 @@ EWRAM, IWRAM = 0x02000000, 0x03000000
 START_OF_TIME = 1_600_000_000_000
 """What the cartridge's clock shows when a core starts, in milliseconds since 1970: always the same."""
 
-_MASKS = {name: 1 << getattr(lib, f"GBA_KEY_{name}") for name in BUTTONS}
-_logger = ffi.new("struct mStandardLogger*")
-lib.mStandardLoggerInit(_logger)
-_logger.logToStdout = False
-lib.mLogSetDefaultLogger(ffi.addressof(_logger.d))
-
 
 class Core:
     """One console with one cartridge.
 
     pixels (160, 240, 4) uint8: the picture last drawn, red, green, blue and a byte without meaning; ewram,
     iwram uint8: the memory. All three are views that change as the core runs, and live as long as it does.
-    Raises CleanPokeError for a file that is no cartridge.
+    Raises CleanPokeError for a file that is no cartridge, and when the emulator is not installed.
     """
 
     def __init__(self, rom: str | Path):
+        if MISSING_LIBRARY:
+            raise CleanPokeError(MISSING_LIBRARY)
+        self._masks = {name: 1 << getattr(lib, f"GBA_KEY_{name}") for name in BUTTONS}
         self.rom = Path(rom)
         try:
             content = self.rom.read_bytes()
@@ -92,7 +96,7 @@ class Core:
 
     def set_keys(self, buttons: Iterable[str]) -> None:
         """Holds exactly these buttons from now on."""
-        self._core.setKeys(self._core, sum(_MASKS[button] for button in buttons))
+        self._core.setKeys(self._core, sum(self._masks[button] for button in buttons))
 
     def run(self, frames: int, draw_last_only: bool = True) -> None:
         """Runs so many frames. draw_last_only: the pictures before the last one are not drawn, which changes

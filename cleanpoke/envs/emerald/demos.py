@@ -5,14 +5,15 @@ Keys of the file: observations (T, h, w, c) uint8, actions (T,) int32 (the butto
 Where they are known also: terminations, truncations (T,) bool, final_observation (h, w, c), expert_actions
 (T,) int32 (what the expert would have pressed, noise or not), meta (JSON text). No pickle anywhere.
 
-The log, `<name>.demo`, holds the state of the console at the start, the buttons, and a checksum of the memory
-every 64 steps. It holds no pictures: of the real game only the log without its state is yours to give away.
+The log, `<name>.demo`, holds the state of the console at the start, the buttons, and checksums of the memory,
+every 64 steps and at the end. It holds no pictures; of the real game its state is not yours to give away.
 """
 
 import contextlib
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +84,8 @@ class Recorder:
         """To be made right after `reset`; meta: what else to remember (who played, seed, …)."""
         self.env = env
         self.start = env.start
-        self.meta = {"format": FORMAT, **settings_of(env), "variant": info["variant"], **meta}
+        rules = {"variant": info["variant"], "max_steps": env.max_steps, "step_cost": env.step_cost}
+        self.meta = {"format": FORMAT, **settings_of(env), **rules, **meta}
         self.observations = [observation]
         self.actions: list[int] = []
         self.expert_actions: list[int] = []
@@ -106,7 +108,7 @@ class Recorder:
         self.ends.append((terminated, truncated))
         self.infos.append(plain_info(info))
         self.observations.append(observation)
-        if len(self.actions) % CHECKSUM_EVERY == 0:
+        if len(self.actions) % CHECKSUM_EVERY == 0 or terminated or truncated:
             self.checksums.append(memory_checksum(self.env))
 
     def episode(self) -> Episode:
@@ -132,6 +134,7 @@ class Recorder:
         log = {
             "start_state": np.frombuffer(zlib.compress(self.start.content, 1), np.uint8),
             "actions": np.array(self.actions, np.int32),
+            "expert_actions": np.array(self.expert_actions, np.int32),
             "checksums": np.array(self.checksums, np.int64),
             "meta": np.array(json.dumps(self.meta)),
         }
@@ -146,11 +149,17 @@ class Agent(Protocol):
 
 
 def record_episode(
-    env: EmeraldEnv, agent: Agent, seed: tuple[int, ...], noise: float, **meta: Any
+    env: EmeraldEnv,
+    agent: Agent,
+    seed: tuple[int, ...],
+    noise: float,
+    on_step: Callable[[], None] = lambda: None,
+    **meta: Any,
 ) -> Recorder:
     """Plays one episode; `noise` is the probability of a random button instead of the agent's.
 
-    seed: decides the variant and the noise. Raises CleanPokeError if the agent names a button that is none.
+    seed: decides the variant and the noise; on_step: called before each step. Raises CleanPokeError if the
+    agent names a button that is none.
     """
     generator = np.random.default_rng(seed)
     observation, info = env.reset(seed=int(generator.integers(2**31)))
@@ -321,21 +330,22 @@ def replay(path: Path, env: EmeraldEnv) -> Episode:
     env: with the same cartridge and settings. Raises DemoError where the memory is not what it was.
     """
     columns = read_npz(path)
-    if missing := {"start_state", "actions", "checksums", "meta"} - set(columns):
+    if missing := {"start_state", "actions", "expert_actions", "checksums", "meta"} - set(columns):
         raise DemoError(f"{path} lacks {', '.join(sorted(missing))}: it is no log of an episode")
     meta = _json_of(path, columns, "meta", {})
     check_settings(path, meta, settings_of(env))
     state = SaveState(meta["rom_sha1"], zlib.decompress(columns["start_state"].tobytes()))
-    observation, info = env.reset(options={"state": state, "variant": meta["variant"]})
+    env.max_steps, env.step_cost = meta["max_steps"], meta["step_cost"]
+    observation, info = env.reset(options={"state": state})
     recorder = Recorder(env, observation, info)
     recorder.meta = meta
-    for step, action in enumerate(columns["actions"].tolist(), start=1):
-        recorder.add(action, action, env.step(action))
-        if step % CHECKSUM_EVERY == 0:
-            expected = int(columns["checksums"][step // CHECKSUM_EVERY - 1])
-            if recorder.checksums[-1] != expected:
-                raise DemoError(
-                    f"{path}: at step {step} the memory is not what it was: another version of the "
-                    "emulator, or a damaged log"
-                )
+    expected = columns["checksums"].tolist()
+    pairs = zip(columns["actions"].tolist(), columns["expert_actions"].tolist(), strict=True)
+    for step, (action, expert_action) in enumerate(pairs, start=1):
+        recorder.add(action, expert_action, env.step(action))
+        if recorder.checksums != expected[: len(recorder.checksums)]:
+            raise DemoError(
+                f"{path}: at step {step} the memory is not what it was: another version of the "
+                "emulator, or a damaged log"
+            )
     return recorder.episode()

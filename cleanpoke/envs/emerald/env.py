@@ -21,6 +21,13 @@ from cleanpoke.errors import CleanPokeError
 
 TINY_TOWN = Path(__file__).parent / "tiny_town" / "tiny_town.gba"
 TINY_TOWN_CODE = "ZTTE"
+
+
+def is_tiny_town(rom_path: Path) -> bool:
+    """Whether a file is our own game, wherever it lies."""
+    return rom_path.is_file() and rom_path.read_bytes()[0xAC:0xB0] == TINY_TOWN_CODE.encode()
+
+
 VARIANT = 0x0203FF00
 """Where Tiny Town looks for the number of its variant; 0 is the standard one."""
 BOOT_FRAMES = 90
@@ -112,8 +119,11 @@ class EmeraldEnv(gym.Env):
             state = SaveState(self.core.sha1, self._power_on())
         self.start = state
         self.core.run(1)  # the picture of a state comes with its next frame
-        self.progress, self.steps = Progress(), 0
+        if self.is_tiny_town:
+            self.current_variant = self.core.u32(VARIANT)  # a state brings its own
         # What is reached already is no merit of this episode.
+        self.progress, self.steps = Progress(), 0
+        self.progress.reached = dict.fromkeys(state.milestones, 0)
         self.progress.update(self.core, memory.read_state(self.core), 0)
         return self._observation(), self._info([])
 
@@ -158,7 +168,7 @@ class EmeraldEnv(gym.Env):
 
     def save_state(self) -> SaveState:
         """The game as it is, to begin episodes from."""
-        return SaveState(self.core.sha1, self.core.save_state())
+        return SaveState(self.core.sha1, self.core.save_state(), tuple(self.progress.reached))
 
     def _observation(self) -> np.ndarray:
         picture = self.core.pixels[:: self.scale, :: self.scale, :3]

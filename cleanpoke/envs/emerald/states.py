@@ -13,10 +13,11 @@ MAGIC = b"CleanPoke save state\n"
 
 @dataclass(frozen=True, slots=True)
 class SaveState:
-    """A state of the console and the SHA-1 of the cartridge it is of."""
+    """A state of the console, the SHA-1 of the cartridge it is of, and the milestones that led to it."""
 
     rom_sha1: str
     content: bytes
+    milestones: tuple[str, ...] = ()
 
     def check(self, core: Core) -> None:
         """Raises CleanPokeError if it is of another cartridge than this core's."""
@@ -29,7 +30,7 @@ class SaveState:
     def save(self, path: str | Path) -> None:
         """Writes a file that appears complete or not at all."""
         path = Path(path)
-        header = json.dumps({"rom_sha1": self.rom_sha1}).encode() + b"\n"
+        header = json.dumps({"rom_sha1": self.rom_sha1, "milestones": self.milestones}).encode() + b"\n"
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             temporary.write_bytes(MAGIC + header + zlib.compress(self.content, 1))
@@ -48,7 +49,8 @@ class SaveState:
             if not content.startswith(MAGIC):
                 raise ValueError("it does not begin like one")
             header, _, state = content[len(MAGIC) :].partition(b"\n")
-            return cls(json.loads(header)["rom_sha1"], zlib.decompress(state))
+            about = json.loads(header)
+            return cls(about["rom_sha1"], zlib.decompress(state), tuple(about["milestones"]))
         except (ValueError, KeyError, zlib.error) as error:
             raise CleanPokeError(
                 f"{path} is no save state of CleanPoke, or damaged ({error}): make a new one"

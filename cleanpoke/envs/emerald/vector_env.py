@@ -41,9 +41,9 @@ class EmeraldVectorEnv(VectorEnv):
         self.rewards = np.zeros(num_envs)
         self.terminated, self.truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         count = min(threads or available_cores(), num_envs)
-        # Each thread always serves the same games: a core must not change threads while it runs.
+        # Each thread always serves the same games: a core belongs to one thread.
         self._shares = [range(first, num_envs, count) for first in range(count)]
-        self._executor = ThreadPoolExecutor(count) if count > 1 else None
+        self._threads = [ThreadPoolExecutor(1) for _ in self._shares]
 
     def _each(self, work: Any) -> list[Any]:
         """Calls work(index) for all games; results in order."""
@@ -53,7 +53,11 @@ class EmeraldVectorEnv(VectorEnv):
             for index in share:
                 results[index] = work(index)
 
-        list((self._executor.map if self._executor else map)(serve, self._shares))
+        work_done = [
+            thread.submit(serve, share) for thread, share in zip(self._threads, self._shares, strict=True)
+        ]
+        for future in work_done:
+            future.result()
         return results
 
     def _gather(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class EmeraldVectorEnv(VectorEnv):
         return self.observations, self.rewards.copy(), *flags, self._gather(infos)
 
     def close_extras(self, **kwargs: Any) -> None:
-        if self._executor:
-            self._executor.shutdown()
+        for thread in self._threads:
+            thread.shutdown()
         for env in self.envs:
             env.close()

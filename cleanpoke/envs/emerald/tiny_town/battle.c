@@ -108,9 +108,9 @@ int battle(int species, int level, int is_trainer, const char *greeting) {
 		}
 	}
 	U8(BATTLE_OUTCOME) = (u8)outcome;
-	U8(MAIN_IN_BATTLE) &= (u8)~2;
 	text_clear();
 	fade(1);
+	U8(MAIN_IN_BATTLE) &= (u8)~2;
 	show_world();
 	show_goal();
 	return outcome;
