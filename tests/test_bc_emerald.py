@@ -150,13 +150,13 @@ def test_demonstrations_of_another_cartridge_are_refused(folder, tmp_path):
 
 def test_it_learns_to_leave_the_house(tmp_path):
     """The expert shows the beginning of some variants, the clone plays others."""
-    args = Args(data=tmp_path / "data", runs=tmp_path / "runs", collect_episodes=12, held_out=0.2)
+    args = Args(data=tmp_path / "data", runs=tmp_path / "runs", collect_episodes=25, learning_rate=1e-3)
     bc_emerald.record_demonstrations(args, max_steps=50)
-    args = dataclasses.replace(args, height=48, width=48, batch_size=32, total_steps=300, learning_rate=1e-3)
-    args = dataclasses.replace(args, eval_episodes=4, eval_max_steps=60, eval_every=1000, save_every=1000)
-    bc_emerald.main(args)
+    args = dataclasses.replace(args, height=48, width=48, batch_size=32, total_steps=700, save_every=10_000)
+    args = dataclasses.replace(args, eval_episodes=4, eval_max_steps=80, eval_every=10_000)
+    bc_emerald.main(dataclasses.replace(args, eval_temperature=1.0))
     (run,) = (tmp_path / "runs").iterdir()
     result = json.loads((run / "evaluation.json").read_text())
     assert result["episodes"] == 4
-    assert result["milestones"] >= 4  # the clock and downstairs; random play gets into the bedroom only
+    assert result["milestones"] >= 4  # the clock and downstairs; random play stays in the bedroom
     assert (run / "best.pt").exists()
