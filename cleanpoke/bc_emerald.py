@@ -30,16 +30,13 @@ from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
     Run,
-    load_checkpoint,
     parse_arguments,
     restore_random_state,
-    saved_arguments,
     seed_everything,
 )
 from cleanpoke.terminal import Progress, StopSignal
 from cleanpoke.watch import Video, labelled
 
-SCRIPT = Path(__file__).stem
 STATE_KEYS = ("network", "optimizer", "seconds", "data", "best")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
@@ -500,16 +497,6 @@ def main(args: Args) -> None:
                     run.save_best(step, {"network": network.state_dict(), "result": result})
                     save()  # a resumed run must know the best
     env.close()
-
-
-def open_player(path: Path, temperature: float = 0.0, seed: int = 1) -> tuple[Player, Args]:
-    """The player in a checkpoint or run folder, for tools/collect_expert_data.py and for people."""
-    checkpoint = load_checkpoint(path, script=SCRIPT, needs=("network",))
-    args = saved_arguments(checkpoint, Args)
-    network = Network(args)
-    network.load_state_dict(checkpoint.state["network"])
-    network.eval()
-    return Player(network, args, temperature, seed), args
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Body:
 MAX_REMEMBERED = 20_000
 """Entries of a look-up table before it starts afresh: about 10 MB."""
 
-# A row is put together as bytes: struct packs a slot ten times faster than numpy assigns it.
+# A row is put together as bytes: struct packs a slot several times faster than numpy assigns it.
 PACK_CONTEXT_WORDS = Struct(f"{SLOT_KINDS[CONTEXT].num_words}h").pack
 PACK_CONTEXT_BASICS = Struct(f"{NUM_CONTEXT_BASICS}f").pack
 PACK_CONDITIONS = Struct(f"{NUM_CONTEXT_NUMBERS - NUM_CONTEXT_BASICS}f").pack
