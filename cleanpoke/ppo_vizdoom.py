@@ -217,12 +217,9 @@ class Games:
 
     def reset(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts all games anew; game i draws from seed + i."""
-
-        def reset_one(index: int) -> None:
-            observation, _ = self.envs[index].reset(seed=seed + index)
-            self._show_first(index, observation)
-
-        list(self.executor.map(reset_one, range(len(self.envs))))
+        # One after another: starting two engines at once can crash inside ViZDoom.
+        for index, env in enumerate(self.envs):
+            self._show_first(index, env.reset(seed=seed + index)[0])
         return self.screens.copy(), self.variables.copy()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
