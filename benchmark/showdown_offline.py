@@ -40,8 +40,8 @@ QUICK = ("--collect-minutes", "0.2", "--max-minutes", "0.3", "--preset", "tiny",
 
 @dataclass
 class Args:
-    seeds: int = 3
-    """runs of each stage, with seeds 1, 2, …"""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """one run of each stage with each of them"""
     stages: tuple[str, ...] = ("gen1", "bc", "duel", "gen9", "transformer", "binary")
     """which stages to run, and with them those whose data or checkpoints they use"""
     folder: Path = Path("runs/benchmark_offline")
@@ -120,7 +120,7 @@ def main(args: Args) -> None:
     stages = set(("gen1", "bc", "duel") if args.quick else args.stages)
     for stage, needed in NEEDS.items():
         stages |= set(needed) if stage in stages else set()
-    seeds = range(1, 2 if args.quick else args.seeds + 1)
+    seeds = args.seeds[:1] if args.quick else args.seeds
     duel_battles = 20 if args.quick else args.duel_battles
     if args.quick:
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
