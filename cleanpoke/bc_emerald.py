@@ -8,7 +8,6 @@ would press; the loss is cross-entropy (Pomerleau 1991, Bain & Sammut 1995).
 Axes: B rows of a minibatch, C channels, A buttons.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -24,9 +23,14 @@ from torch import Tensor, nn
 from cleanpoke.compute import autocast, start
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
-from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
-from cleanpoke.envs.emerald.milestones import NAMES
-from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.envs.emerald.playing import (
+    evaluate,
+    make_env,
+    record_demonstrations,
+    scalars_of,
+    shrink,
+    summary_of,
+)
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
     Run,
@@ -35,17 +39,11 @@ from cleanpoke.run import (
     seed_everything,
 )
 from cleanpoke.terminal import Progress, StopSignal
-from cleanpoke.watch import Video, labelled
 
 STATE_KEYS = ("network", "optimizer", "seconds", "data", "best")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
-MAX_DEMONSTRATION_STEPS = 1500
-EVALUATION_SEED = 2**31
-"""Evaluations begin with other seeds than any demonstration."""
-NOISE = 0.05
-"""Share of random buttons in the demonstrations that the script records itself."""
 
 
 @dataclasses.dataclass
@@ -182,18 +180,6 @@ class Network(nn.Module):
 # --- Demonstrations ---------------------------------------------------------------------------------------
 
 
-def shrink(pictures: np.ndarray, height: int, width: int) -> Tensor:
-    """Screens (T, h, w, 1 or 3) uint8 to (T, 3, height, width) uint8: means over areas."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
-    if tensor.shape[1] == 1:
-        tensor = tensor.expand(-1, 3, -1, -1)
-    parts = [
-        F.interpolate(part.float(), (height, width), mode="area").round().byte()
-        for part in tensor.split(64)  # small parts stay in the cache
-    ]
-    return torch.cat(parts)
-
-
 class Data(NamedTuple):
     """All steps of some episodes, one after the other."""
 
@@ -215,8 +201,7 @@ def load_data(paths: list[Path], args: Args, settings: dict[str, Any]) -> Data:
     parts: list[tuple[Tensor, ...]] = []
     length, line = 0, Progress(unit="demonstration")
     for number, path in enumerate(paths, start=1):
-        episode = demos.load_episode(path)
-        demos.check_settings(path, episode.meta, settings)
+        episode = demos.load_matching(path, settings)
         actions = torch.from_numpy(episode.actions).long()
         previous = torch.cat([torch.tensor([NUM_ACTIONS]), actions[:-1]])
         labels = torch.from_numpy(episode.labels.astype(np.int64))
@@ -286,63 +271,6 @@ class Player:
         return action
 
 
-def make_env(args: Args, max_steps: int) -> EmeraldEnv:
-    """Tiny Town in another variant for each episode, or the user's cartridge."""
-    rom_path = args.rom_path or TINY_TOWN
-    variant = "random" if is_tiny_town(rom_path) else 0
-    return EmeraldEnv(rom_path, start_state=args.start_state, variant=variant, max_steps=max_steps)
-
-
-def play_episode(
-    env: EmeraldEnv, player: Any, seed: int
-) -> Iterator[tuple[np.ndarray, float, dict[str, Any]]]:
-    """(screen, reward, info) after each step of one episode."""
-    observation, info = env.reset(seed=seed)
-    while True:
-        step = env.step(player.get_action(observation, info))
-        observation, reward, terminated, truncated, info = step
-        yield observation, reward, info
-        if terminated or truncated:
-            return
-
-
-def evaluate(
-    network: Network, args: Args, env: EmeraldEnv, stop: Any, film: Path | None = None
-) -> dict[str, float]:
-    """Plays `eval_episodes` variants that no demonstration shows. Means, and each milestone's share."""
-    network.eval()
-    player = Player(network, args, args.eval_temperature, args.seed)
-    returns, lengths, counts, successes = [], [], [], 0
-    reached = dict.fromkeys(NAMES, 0)
-    with Video(film) if film else contextlib.nullcontext() as video:
-        for number in range(args.eval_episodes):
-            player.begin()
-            total, length, info = 0.0, 0, {"milestones": []}
-            for screen, reward, info in play_episode(env, player, EVALUATION_SEED + number):
-                total, length = total + reward, length + 1
-                if video and number == 0:
-                    video.add(labelled(screen, [f"step {length}   milestones {len(info['milestones'])}"]))
-                if stop:
-                    break
-            if stop:
-                break
-            returns.append(total)
-            lengths.append(length)
-            counts.append(len(info["milestones"]))
-            successes += "STONE_BADGE" in info["milestones"]
-            for name in info["milestones"]:
-                reached[name] += 1
-    network.train()
-    played = max(len(returns), 1)
-    return {
-        "episodes": len(returns),
-        "return": float(np.mean(returns)) if returns else math.nan,
-        "milestones": float(np.mean(counts)) if counts else math.nan,
-        "success": successes / played,
-        "length": float(np.mean(lengths)) if lengths else math.nan,
-    } | {f"reached_{name}": count / played for name, count in reached.items()}
-
-
 @torch.inference_mode()
 def measure(network: Network, data: Data, args: Args, device: torch.device) -> dict[str, float]:
     """Cross-entropy and accuracy, of all steps and by button, on held-out episodes."""
@@ -372,55 +300,18 @@ def measure(network: Network, data: Data, args: Args, device: torch.device) -> d
 # --- Training ---------------------------------------------------------------------------------------------
 
 
-def record_demonstrations(args: Args, max_steps: int = MAX_DEMONSTRATION_STEPS) -> None:
-    """The scripted expert plays Tiny Town with a little noise, to have something to learn from.
-
-    The folder gets its name when all are there; an interrupted recording goes on where it stopped.
-    """
-    if not is_tiny_town(args.rom_path or TINY_TOWN):
-        raise CleanPokeError(
-            f"{args.data} holds no demonstrations of {args.rom_path.name}: record some with "
-            "tools/collect_expert_data.py, and give their folder as --data"
-        )
-    print(f"no demonstrations in {args.data}: the scripted expert records {args.collect_episodes} first")
-    folder = args.data.with_name(f".{args.data.name}.recording")
-    env, expert, line = make_env(args, max_steps), Expert(), Progress(unit="episode")
-    with StopSignal() as stop:
-        for number in range(args.collect_episodes):
-            path = folder / f"episode_{number:05}.npz"
-            if not path.exists():
-                recorder = demos.record_episode(env, expert, (args.seed, number), NOISE, player="scripted")
-                recorder.save(path)
-                line.update(
-                    number + 1, args.collect_episodes, {"milestones": recorder.infos[-1]["milestones"]}
-                )
-            if stop:
-                line.end()
-                raise KeyboardInterrupt
-    line.end()
-    args.data.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):  # an empty one may be there
-        args.data.rmdir()
-    folder.replace(args.data)
-
-
 def main(args: Args) -> None:
     check(args)
     place = start(args.device, args.threads)
     device = place.device
-    env = make_env(args, args.eval_max_steps)
+    env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
     if not any(args.data.glob("*.npz")):
-        record_demonstrations(args)
+        record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
     train_paths, held_out_paths = split(demos.episodes_in(args.data), args)
     settings = demos.settings_of(env)
     data, held_out = (
         load_data(paths, args, settings) if paths else None for paths in (train_paths, held_out_paths)
     )
-    for part in (data, held_out):
-        if part and int(part.labels.max()) >= NUM_ACTIONS:
-            raise demos.DemoError(
-                f"{args.data} holds NOOP as a button, which this script has not: leave it out"
-            )
     counts = torch.bincount(data.labels, minlength=NUM_ACTIONS).float()
     weights = counts.clamp_min(1) ** -args.balance
     weights *= counts.sum() / (weights * counts).sum()  # the mean weight of a step is 1
@@ -482,18 +373,18 @@ def main(args: Args) -> None:
                 save()
             if args.eval_episodes and not stop and (is_over or step % args.eval_every == 0):
                 film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
-                result = evaluate(network, args, env, stop, film)
+                player = Player(network, args, args.eval_temperature, args.seed)
+                network.eval()
+                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop), film)
+                network.train()
                 if stop:
                     save()
                     break
-                run.log(step - 1, {f"eval/{name}": value for name, value in result.items()})
-                run.progress.print(
-                    f"update {step:,}: {result['milestones']:.1f} of {len(NAMES)} milestones, "
-                    f"{result['success']:.0%} to the end, return {result['return']:.2f}"
-                )
+                run.log(step - 1, scalars_of(result))
+                run.progress.print(f"update {step:,}: {summary_of(result)}")
                 if result["return"] >= best:
                     best = result["return"]
-                    run.save_json("evaluation.json", {"step": step, **result})
+                    run.save_json("evaluation.json", {"step": step, "labels": size[1], **result})
                     run.save_best(step, {"network": network.state_dict(), "result": result})
                     save()  # a resumed run must know the best
     env.close()

@@ -17,14 +17,18 @@ if MISSING_LIBRARY:
 from cleanpoke import bc_emerald
 from cleanpoke.bc_emerald import NUM_ACTIONS, Args, Data, Network, Player
 from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
+from cleanpoke.envs.emerald.playing import record_demonstrations, shrink
 from cleanpoke.run import load_checkpoint
+
+SETTINGS = demos.settings_of(EmeraldEnv())
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Two demonstrations of the first 120 steps."""
     folder = tmp_path_factory.mktemp("demonstrations")
-    bc_emerald.record_demonstrations(Args(data=folder, collect_episodes=3), max_steps=120)
+    record_demonstrations(folder, None, 3, seed=1, max_steps=120)
     return folder
 
 
@@ -36,10 +40,10 @@ def small(folder: Path, runs: Path, **changes) -> Args:
 
 def test_shrinking_is_the_mean_over_areas():
     pictures = np.random.default_rng(0).integers(0, 256, (2, 160, 240, 3), np.uint8)
-    half = bc_emerald.shrink(pictures, 80, 120)
+    half = shrink(pictures, 80, 120)
     expected = pictures.reshape(2, 80, 2, 120, 2, 3).mean((2, 4)).round()
     assert np.abs(half.numpy().transpose(0, 2, 3, 1) - expected).max() <= 1  # halves round either way
-    assert bc_emerald.shrink(pictures[..., :1], 84, 84).shape == (2, 3, 84, 84)
+    assert shrink(pictures[..., :1], 84, 84).shape == (2, 3, 84, 84)
 
 
 def test_stacks_begin_anew_with_each_episode():
@@ -57,7 +61,7 @@ def test_playing_computes_what_training_computes(folder, tmp_path, changes):
     network = Network(args).eval()
     path = demos.episodes_in(folder)[0]
     episode = demos.load_episode(path)
-    data = bc_emerald.load_data([path], args, {})
+    data = bc_emerald.load_data([path], args, SETTINGS)
     trained = network(*data.rows(torch.arange(20), args.frame_stack)[:2])
     player = Player(network, args, 0.0, 1)
     for step in range(20):
@@ -67,7 +71,7 @@ def test_playing_computes_what_training_computes(folder, tmp_path, changes):
 
 def test_the_expert_is_imitated_not_the_noise(folder, tmp_path):
     paths = demos.episodes_in(folder)
-    data = bc_emerald.load_data(paths, small(folder, tmp_path), {})
+    data = bc_emerald.load_data(paths, small(folder, tmp_path), SETTINGS)
     episodes = [demos.load_episode(path) for path in paths]
     wanted = np.concatenate([episode.expert_actions for episode in episodes])
     pressed = np.concatenate([episode.actions for episode in episodes])
@@ -107,7 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path):
 def test_one_batch_is_overfitted(folder, tmp_path):
     args = small(folder, tmp_path, hidden=64)
     torch.manual_seed(0)
-    data = bc_emerald.load_data(demos.episodes_in(folder)[:1], args, {})
+    data = bc_emerald.load_data(demos.episodes_in(folder)[:1], args, SETTINGS)
     pictures, previous, labels = data.rows(torch.arange(0, 120, 8), 1)
     network = Network(args)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
@@ -134,7 +138,7 @@ def test_wrong_arguments_are_told_in_one_line(folder, tmp_path, changes, message
 
 
 def test_only_tiny_town_records_its_own_demonstrations(tmp_path):
-    content = bytearray(bc_emerald.TINY_TOWN.read_bytes())
+    content = bytearray(TINY_TOWN.read_bytes())
     content[0xAC:0xB0] = b"BPEE"
     (tmp_path / "other.gba").write_bytes(content)
     with pytest.raises(CleanPokeError, match=r"no demonstrations of other\.gba: record some"):
@@ -143,15 +147,15 @@ def test_only_tiny_town_records_its_own_demonstrations(tmp_path):
 
 def test_demonstrations_of_another_cartridge_are_refused(folder, tmp_path):
     other = tmp_path / "other.gba"
-    other.write_bytes(bc_emerald.TINY_TOWN.read_bytes() + b"\0")
+    other.write_bytes(TINY_TOWN.read_bytes() + b"\0")
     with pytest.raises(CleanPokeError, match="recorded with rom_sha1"):
         bc_emerald.main(small(folder, tmp_path, rom_path=other))
 
 
 def test_it_learns_to_leave_the_house(tmp_path):
     """The expert shows the beginning of some variants, the clone plays others."""
-    args = Args(data=tmp_path / "data", runs=tmp_path / "runs", collect_episodes=25, learning_rate=1e-3)
-    bc_emerald.record_demonstrations(args, max_steps=50)
+    args = Args(data=tmp_path / "data", runs=tmp_path / "runs", learning_rate=1e-3)
+    record_demonstrations(args.data, None, 25, seed=1, max_steps=50)
     args = dataclasses.replace(args, height=48, width=48, batch_size=32, total_steps=700, save_every=10_000)
     args = dataclasses.replace(args, eval_episodes=4, eval_max_steps=80, eval_every=10_000)
     bc_emerald.main(dataclasses.replace(args, eval_temperature=1.0))

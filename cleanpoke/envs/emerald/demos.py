@@ -321,6 +321,18 @@ def check_settings(path: Path, meta: dict[str, Any], settings: dict[str, Any]) -
             )
 
 
+def load_matching(path: Path, settings: dict[str, Any]) -> Episode:
+    """Reads one episode that was recorded with these settings (`settings_of`) and no other buttons.
+
+    Raises DemoError for any other, and for a bad file.
+    """
+    episode = load_episode(path)
+    check_settings(path, episode.meta, settings)
+    if max(episode.actions.max(), episode.labels.max()) >= len(settings["buttons"]):
+        raise DemoError(f"{path} holds NOOP as a button, which is not to be learned here: leave it out")
+    return episode
+
+
 # ---------------------------------------------------------------- playing again
 
 

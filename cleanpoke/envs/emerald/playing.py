@@ -1,0 +1,195 @@
+"""What all scripts of this world do with an agent: show it small pictures, let it play, record an expert.
+
+env = make_env(rom_path=None, start_state=None, max_steps=1500)
+result = evaluate(player, env, episodes=5, should_stop=lambda: False)
+"""
+
+import contextlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
+from cleanpoke.envs.emerald.milestones import NAMES
+from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.errors import CleanPokeError
+from cleanpoke.terminal import Progress, StopSignal
+from cleanpoke.watch import Video, labelled
+
+EVALUATION_SEED = 2**31
+"""Evaluations begin with other seeds than any demonstration."""
+NOISE = 0.05
+"""Share of random buttons in the demonstrations that a script records itself."""
+MAX_DEMONSTRATION_STEPS = 1500
+
+
+class Player(Protocol):
+    """Who plays evaluations."""
+
+    def begin(self) -> None:
+        """A new episode begins."""
+
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
+        """The number of the button to press."""
+
+
+def load_agent(spec: str, rom_path: Path) -> demos.Agent:
+    """Who demonstrates: "scripted", which plays Tiny Town, or path/to/file.py:ClassName with a get_action.
+
+    Raises CleanPokeError for a file or class that is not there or has none, and for the script before another
+    game.
+    """
+    if spec == "scripted":
+        if not is_tiny_town(rom_path):
+            raise CleanPokeError(
+                f"the scripted expert cannot play {rom_path.name}: give path/to/file.py:ClassName"
+            )
+        return Expert()
+    name, _, class_name = spec.rpartition(":")
+    path = Path(name)
+    if not name or not path.is_file():
+        raise CleanPokeError(f"{spec!r} is no agent: give scripted, or path/to/file.py:ClassName")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[path.stem] = module
+    module_spec.loader.exec_module(module)
+    made = getattr(module, class_name, None)
+    if not inspect.isclass(made) or not callable(getattr(made, "get_action", None)):
+        raise CleanPokeError(f"{path} has no class {class_name} with a method get_action")
+    return made()
+
+
+def shrink(pictures: np.ndarray, height: int, width: int) -> Tensor:
+    """Screens (T, h, w, 1 or 3) uint8 to (T, 3, height, width) uint8: means over areas."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
+    if tensor.shape[1] == 1:
+        tensor = tensor.expand(-1, 3, -1, -1)
+    parts = [
+        F.interpolate(part.float(), (height, width), mode="area").round().byte()
+        for part in tensor.split(64)  # small parts stay in the cache
+    ]
+    return torch.cat(parts)
+
+
+def variants_of(rom_path: Path) -> Any:
+    """Tiny Town is played in another variant in each episode, a cartridge has none."""
+    return "random" if is_tiny_town(rom_path) else 0
+
+
+def make_env(rom_path: Path | None, start_state: Path | None, max_steps: int) -> EmeraldEnv:
+    """Tiny Town in another variant for each episode, or the user's cartridge."""
+    rom_path = rom_path or TINY_TOWN
+    return EmeraldEnv(rom_path, start_state=start_state, variant=variants_of(rom_path), max_steps=max_steps)
+
+
+def play_episode(
+    env: EmeraldEnv, player: Any, seed: int
+) -> Iterator[tuple[np.ndarray, float, dict[str, Any]]]:
+    """(screen, reward, info) after each step of one episode."""
+    observation, info = env.reset(seed=seed)
+    while True:
+        step = env.step(player.get_action(observation, info))
+        observation, reward, terminated, truncated, info = step
+        yield observation, reward, info
+        if terminated or truncated:
+            return
+
+
+def evaluate(
+    player: Player,
+    env: EmeraldEnv,
+    episodes: int,
+    should_stop: Callable[[], bool],
+    film: Path | None = None,
+) -> dict[str, Any]:
+    """Plays episodes that no demonstration shows, always the same ones; an interrupted one does not count.
+
+    Returns means, each milestone's share, and the milestones of every episode. film: where to put a video of
+    the first.
+    """
+    returns, lengths, counts, successes = [], [], [], 0
+    reached = dict.fromkeys(NAMES, 0)
+    with Video(film) if film else contextlib.nullcontext() as video:
+        for number in range(episodes):
+            player.begin()
+            total, length, info = 0.0, 0, {"milestones": []}
+            for screen, reward, info in play_episode(env, player, EVALUATION_SEED + number):
+                total, length = total + reward, length + 1
+                if video and number == 0:
+                    video.add(labelled(screen, [f"step {length}   milestones {len(info['milestones'])}"]))
+                if should_stop():
+                    break
+            if should_stop():
+                break
+            returns.append(total)
+            lengths.append(length)
+            counts.append(len(info["milestones"]))
+            successes += "STONE_BADGE" in info["milestones"]
+            for name in info["milestones"]:
+                reached[name] += 1
+    played = max(len(returns), 1)
+    return {
+        "episodes": len(returns),
+        "return": float(np.mean(returns)) if returns else math.nan,
+        "milestones": float(np.mean(counts)) if counts else math.nan,
+        "success": successes / played,
+        "length": float(np.mean(lengths)) if lengths else math.nan,
+        "milestones_of_each": counts,
+    } | {f"reached_{name}": count / played for name, count in reached.items()}
+
+
+def scalars_of(result: dict[str, Any]) -> dict[str, float]:
+    """What TensorBoard shows of an evaluation."""
+    return {f"eval/{name}": value for name, value in result.items() if not isinstance(value, list)}
+
+
+def summary_of(result: dict[str, Any]) -> str:
+    """An evaluation in one line."""
+    return (
+        f"{result['milestones']:.1f} of {len(NAMES)} milestones, {result['success']:.0%} to the end, "
+        f"return {result['return']:.2f}"
+    )
+
+
+def record_demonstrations(
+    folder: Path, rom_path: Path | None, episodes: int, seed: int, max_steps: int = MAX_DEMONSTRATION_STEPS
+) -> None:
+    """The scripted expert plays Tiny Town with a little noise, to have something to learn from.
+
+    The folder gets its name when all are there; an interrupted recording goes on where it stopped. Raises
+    CleanPokeError for another cartridge, which no script can play.
+    """
+    if not is_tiny_town(rom_path or TINY_TOWN):
+        raise CleanPokeError(
+            f"{folder} holds no demonstrations of {rom_path.name}: record some with "
+            "tools/collect_expert_data.py, and give their folder as --data"
+        )
+    print(f"no demonstrations in {folder}: the scripted expert records {episodes} first")
+    hidden = folder.with_name(f".{folder.name}.recording")
+    env, expert, line = make_env(rom_path, None, max_steps), Expert(), Progress(unit="episode")
+    with StopSignal() as stop:
+        for number in range(episodes):
+            path = hidden / f"episode_{number:05}.npz"
+            if not path.exists():
+                recorder = demos.record_episode(env, expert, (seed, number), NOISE, player="scripted")
+                recorder.save(path)
+                line.update(number + 1, episodes, {"milestones": recorder.infos[-1]["milestones"]})
+            if stop:
+                line.end()
+                raise KeyboardInterrupt
+    line.end()
+    env.close()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # an empty one may be there
+        folder.rmdir()
+    hidden.replace(folder)
