@@ -1,0 +1,394 @@
+"""Learns to play Tiny Town from an expert who corrects it while it plays: DAgger (Ross et al. 2011).
+
+Cloning sees only what the expert sees, and is lost where the expert never goes. Here the learner chooses
+where to go, more and more often; the expert says at each screen what it would press; all of it is learned.
+
+    python cleanpoke/dagger_emerald.py
+
+Axes: B rows of a minibatch, N games, A buttons; R places for labelled screens.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cleanpoke.compute import autocast, start
+from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.core import BUTTONS
+from cleanpoke.envs.emerald.env import TINY_TOWN
+from cleanpoke.envs.emerald.playing import (
+    evaluate,
+    load_agent,
+    make_env,
+    scalars_of,
+    shrink,
+    summary_of,
+    variants_of,
+)
+from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.run import Run, parse_arguments, restore_random_state, seed_everything
+from cleanpoke.terminal import StopSignal
+
+STATE_KEYS = ("network", "optimizer", "seconds", "best")
+NUM_ACTIONS = len(BUTTONS)
+CHANNELS = (16, 32, 32)
+"""Of the three stages of the network."""
+
+
+@dataclasses.dataclass
+class Args:
+    # Run
+    seed: int = 1
+    """Seed of initialisation, minibatches and games."""
+    resume: Path | None = None
+    """Checkpoint or run folder to continue, with its arguments where you give no others."""
+    runs: Path = Path("runs")
+    """Where the run's own folder goes, with the labelled screens in it."""
+    iterations: int = 20
+    """Rounds of playing and learning."""
+    steps_per_iteration: int = 1000
+    """Screens that the expert labels in each round, over all games."""
+    updates_per_iteration: int = 1000
+    max_minutes: float = 20.0
+    """The run ends after this time (without evaluations) if not before."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    bf16: Literal["auto", "on", "off"] = "auto"
+    """bfloat16 products with float32 weights; auto: where the hardware multiplies bfloat16."""
+    threads: int = 0
+    """CPU threads; 0: all cores."""
+
+    # World
+    rom_path: Path | None = None
+    """Cartridge, a Pokémon Emerald (USA, 1.0) of your own; default Tiny Town."""
+    start_state: Path | None = None
+    """Save state in which games begin; default at power-on."""
+    expert: str = "scripted"
+    """Who labels: scripted (plays Tiny Town), or path/to/file.py:ClassName with a method
+    get_action(observation, info)."""
+    data: Path | None = None
+    """Folder of demonstrations to begin with, in place of the first round."""
+    num_envs: int = 4
+    """Games at once."""
+    max_steps: int = 1000
+    """Longest game in training."""
+
+    # Mixture
+    beta: float = 0.7
+    """Round i presses the expert's button with probability beta to the power of i, else the learner's."""
+
+    # Network
+    height: int = 84
+    """Rows of the picture that the network sees."""
+    width: int = 84
+    """Its columns; 80 x 120 keeps the shape of the screen."""
+    hidden: int = 256
+
+    # Learning
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-5
+
+    # Evaluation
+    eval_every: int = 5
+    """Rounds between evaluations by playing; there is one at the end in any case."""
+    eval_episodes: int = 5
+    """Episodes per evaluation; 0: none."""
+    eval_max_steps: int = 1500
+    """Longest episode."""
+    eval_temperature: float = 0.0
+    """0: the likeliest button; above: draw one."""
+    eval_video: bool = False
+    """Film the first episode of the last evaluation, into the run's folder."""
+
+
+def check(args: Args) -> None:
+    """Raises CleanPokeError for arguments that make no sense."""
+    names = ("iterations", "steps_per_iteration", "updates_per_iteration", "num_envs", "max_steps", "height")
+    for name in (*names, "width", "hidden", "batch_size", "eval_every"):
+        if getattr(args, name) < 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.seed < 0 or args.eval_episodes < 0:
+        raise CleanPokeError("--seed and --eval-episodes must not be negative")
+    if not 0 <= args.beta <= 1:
+        raise CleanPokeError("--beta must be between 0 and 1")
+
+
+# --- Network ----------------------------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Stage(nn.Module):
+    """Convolution, pooling to half the size, two residual blocks."""
+
+    def __init__(self, inputs: int, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.blocks = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(F.max_pool2d(self.conv(x), 3, stride=2, padding=1))
+
+
+class Network(nn.Module):
+    """ImpalaCNN (Espeholt et al. 2018): a picture to a logit for each button."""
+
+    def __init__(self, args: Args):
+        super().__init__()
+        sizes = (3, *CHANNELS)
+        self.stages = nn.Sequential(*(Stage(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
+        height, width = args.height, args.width
+        for _ in CHANNELS:
+            height, width = -(-height // 2), -(-width // 2)
+        self.hidden = nn.Linear(CHANNELS[-1] * height * width, args.hidden)
+        self.head = nn.Linear(args.hidden, NUM_ACTIONS)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """pictures (B, h, w, 3) uint8; logits (B, A) float32."""
+        # Stored as they lie on the screen, which is the channels-last layout that convolutions want.
+        x = pictures.movedim(-1, 1).float().div(255)
+        x = F.relu(self.stages(x)).flatten(1)
+        return self.head(F.relu(self.hidden(x))).float()
+
+
+# --- Labelled screens -------------------------------------------------------------------------------------
+
+
+class Labelled:
+    """All screens that the expert has labelled: pictures (R, h, w, 3) uint8, labels (R,) int64.
+
+    The first `count` places are taken. Each round is a file of the folder, from which a resumed run reads it.
+    """
+
+    def __init__(self, folder: Path, places: int, picture: tuple[int, ...], rounds: int):
+        """rounds: how many `folder` holds. Raises CleanPokeError for a file that is missing, or of others."""
+        self.folder, self.count = folder, 0
+        self.pictures = np.empty((places, *picture), np.uint8)
+        self.labels = np.empty(places, np.int64)
+        for number in range(rounds):
+            path = self.path(number)
+            columns = demos.read_npz(path)
+            if columns["pictures"].shape[1:] != picture:
+                raise CleanPokeError(
+                    f"{path} holds screens of another size: resume with their --height, --width"
+                )
+            self.add(columns["pictures"], columns["labels"])
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"round_{number:03}.npz"
+
+    def add(self, pictures: np.ndarray, labels: np.ndarray) -> None:
+        """pictures (B, h, w, 3) uint8, labels (B,)."""
+        last = self.count + len(labels)
+        self.pictures[self.count : last], self.labels[self.count : last] = pictures, labels
+        self.count = last
+
+    def save_round(self, number: int, first: int) -> None:
+        """Writes what was added from place `first` on."""
+        columns = {"pictures": self.pictures[first : self.count], "labels": self.labels[first : self.count]}
+        demos.write_npz(self.path(number), columns)
+
+    def rows(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Pictures (B, h, w, 3) uint8 and labels (B,) int64."""
+        return torch.from_numpy(self.pictures[indices]), torch.from_numpy(self.labels[indices])
+
+
+def small_pictures(screens: np.ndarray, args: Args) -> np.ndarray:
+    """(N, 160, 240, 3) uint8 to (N, height, width, 3) uint8."""
+    return shrink(screens, args.height, args.width).movedim(1, -1).contiguous().numpy()
+
+
+# --- Playing ----------------------------------------------------------------------------------------------
+
+
+class Player:
+    """Presses the button that the network holds for the expert's."""
+
+    def __init__(self, network: Network, args: Args, temperature: float, seed: int):
+        self.network, self.args, self.temperature = network, args, temperature
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def begin(self) -> None:
+        """Nothing to forget."""
+
+    @torch.inference_mode()
+    def choose(self, pictures: np.ndarray) -> np.ndarray:
+        """(N, h, w, 3) uint8, shrunk, to buttons (N,)."""
+        with autocast(self.device, self.args.bf16):
+            logits = self.network(torch.from_numpy(pictures).to(self.device)).cpu()
+        if self.temperature > 0:
+            shares = (logits / self.temperature).softmax(1)
+            return torch.multinomial(shares, 1, generator=self.generator).squeeze(1).numpy()
+        return logits.argmax(1).numpy()
+
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
+        return int(self.choose(small_pictures(observation[None], self.args))[0])
+
+
+def roll_out(
+    envs: EmeraldVectorEnv, expert: Any, player: Player, args: Args, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Endless: the pictures of all games (N, h, w, 3), the expert's buttons (N,), and how often the learner
+    agrees. `send` the probability with which each game presses the expert's."""
+    rng = np.random.default_rng(seed)
+    screens, infos = envs.reset(seed=seed)
+    names = [name for name in infos if not name.startswith("_")]
+    while True:
+        pictures = small_pictures(screens, args)
+        labels = np.array(
+            [
+                expert.get_action(screens[env], {name: infos[name][env] for name in names})
+                for env in range(envs.num_envs)
+            ]
+        )
+        chosen = player.choose(pictures)
+        beta = yield pictures, labels, float((chosen == labels).mean())
+        is_expert = rng.random(envs.num_envs) < beta
+        screens, _, _, _, infos = envs.step(np.where(is_expert, labels, chosen))
+
+
+# --- Training ---------------------------------------------------------------------------------------------
+
+
+def main(args: Args) -> None:
+    check(args)
+    place = start(args.device, args.threads)
+    device = place.device
+    rom_path = args.rom_path or TINY_TOWN
+    env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
+    expert = load_agent(args.expert, rom_path)
+    episodes = []
+    for path in demos.episodes_in(args.data) if args.data else ():
+        episodes.append(demos.load_matching(path, demos.settings_of(env)))
+    first_round = sum(map(len, episodes)) or args.steps_per_iteration
+    places = first_round + args.iterations * args.steps_per_iteration + args.num_envs * args.iterations
+
+    seed_everything(args.seed)
+    network = Network(args).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(
+        network.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
+    )
+    options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
+    with Run(__file__, env.core.title.strip() or "Emerald", args, **options) as run, StopSignal() as stop:
+        seconds, best = 0.0, -math.inf
+        if run.checkpoint:
+            state = run.checkpoint.state
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            seconds, best = state["seconds"], state["best"]
+            restore_random_state(run.checkpoint.random_state)
+        picture = (args.height, args.width, 3)
+        data = Labelled(run.folder / "labelled", places, picture, rounds=run.start_step)
+        envs = EmeraldVectorEnv(
+            args.num_envs,
+            rom_path=rom_path,
+            start_state=args.start_state,
+            variant=variants_of(rom_path),
+            max_steps=args.max_steps,
+        )
+        player = Player(network, args, 0.0, args.seed)
+        iteration, total_updates = run.start_step, args.iterations * args.updates_per_iteration
+        games = roll_out(envs, expert, player, args, seed=1000 * args.seed + iteration)
+        labelled = next(games)
+
+        def save() -> None:
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            run.save(iteration, state | {"seconds": seconds, "best": best})
+
+        is_over = iteration >= args.iterations or seconds >= 60 * args.max_minutes
+        while not is_over:
+            began = time.monotonic()
+            beta = args.beta**iteration
+            rng = np.random.default_rng((args.seed, iteration))
+
+            # Play, and let the expert label what is met
+            first, agreements = data.count, []
+            if iteration == 0 and episodes:
+                for episode in episodes:
+                    data.add(small_pictures(episode.observations, args), episode.labels)
+            else:
+                goal = data.count + args.steps_per_iteration
+                while data.count < goal and not stop:
+                    pictures, labels, agreement = labelled
+                    data.add(pictures, labels)
+                    agreements.append(agreement)
+                    labelled = games.send(beta)
+
+            # Learn from all labels so far
+            losses, hits = [], []
+            for _ in range(args.updates_per_iteration):
+                if stop:
+                    break
+                pictures, labels = data.rows(rng.integers(data.count, size=args.batch_size))
+                pictures, labels = pictures.to(device), labels.to(device)
+                with autocast(device, args.bf16):
+                    logits = network(pictures)
+                loss = F.cross_entropy(logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+                hits.append((logits.argmax(1) == labels).float().mean().item())
+                elapsed = time.monotonic() - began
+                shown = {"round": iteration + 1, "labels": data.count, "loss": losses[-1]}
+                done = iteration * args.updates_per_iteration + len(losses)
+                left = 60 * args.max_minutes - seconds - elapsed
+                run.progress.update(done, total_updates, shown, seconds_left=left)
+            if stop:  # the round is played again when the run goes on
+                break
+            data.save_round(iteration, first)
+            iteration += 1
+            seconds += time.monotonic() - began
+            is_over = iteration >= args.iterations or seconds >= 60 * args.max_minutes
+
+            # What people see of it
+            metrics = {
+                "losses/imitation": float(np.mean(losses)),
+                "charts/accuracy": float(np.mean(hits)),
+                "charts/beta": beta,
+                "data/labels": data.count,
+                "charts/SPS": len(losses) * args.batch_size / (time.monotonic() - began),
+            }
+            if agreements:
+                metrics["charts/agreement"] = float(np.mean(agreements))
+            run.log(iteration - 1, metrics)
+            save()
+            if args.eval_episodes and (is_over or iteration % args.eval_every == 0):
+                film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
+                judge = Player(network, args, args.eval_temperature, args.seed)
+                result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop), film)
+                if stop:
+                    break
+                run.log(iteration - 1, scalars_of(result))
+                run.progress.print(f"round {iteration}, {data.count:,} labels: {summary_of(result)}")
+                if result["return"] >= best:
+                    best = result["return"]
+                    run.save_json("evaluation.json", {"step": iteration, "labels": data.count, **result})
+                    run.save_best(iteration, {"network": network.state_dict(), "result": result})
+                    save()  # a resumed run must know the best
+        envs.close()
+    env.close()
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_arguments(Args, __file__, __doc__))
