@@ -11,7 +11,6 @@ JSON object. CleanRL's published means after 10 million steps: Pong 20.4, Breako
 """
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from common.script_runs import run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke.errors import CleanPokeError, user_errors
 
-SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "ppo_atari.py"
 PONG_BAR = 18.0
 STAGES = {"pong": "ALE/Pong-v5", "breakout": "ALE/Breakout-v5", "beam_rider": "ALE/BeamRider-v5"}
 STAGES |= {"precision": "ALE/Pong-v5"}
@@ -33,8 +32,8 @@ STAGES |= {"precision": "ALE/Pong-v5"}
 class Args:
     stages: tuple[str, ...] = tuple(STAGES)
     """which stages"""
-    seeds: int = 3
-    """runs of each, with seeds 1, 2, …"""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """one run of each with each of them"""
     pong_steps: int = 4_000_000
     """longest run of the pong stage; it ends as soon as 100 training games average 19"""
     steps: int = 2_000_000
@@ -44,7 +43,7 @@ class Args:
     eval_episodes: int = 100
     """games of each evaluation"""
     folder: Path = Path("runs/benchmark_atari_learning")
-    """where the runs go"""
+    """where the runs go; finished runs in it are not repeated"""
     quick: bool = False
     """one minute of Pong"""
     check: bool = False
@@ -61,25 +60,12 @@ def curve(run: Path) -> list[float | None]:
     return [float(np.mean(values)) if values else None for values in tenths]
 
 
-def run_script(env_id: str, seed: int, options: list[str], folder: Path, eval_episodes: int) -> dict:
-    """One run: its evaluation.json, with minutes, steps and the curve."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(SCRIPT), "--env-id", env_id, "--seed", str(seed), "--runs", str(folder)]
-    command += ["--eval-episodes", str(eval_episodes), *options]
-    print("$ python cleanpoke/ppo_atari.py " + " ".join(command[2:]), flush=True)
-    started = time.perf_counter()
-    if subprocess.run(command).returncode != 0:
-        raise CleanPokeError("the script failed; its output is above")
-    run = max(folder.glob("ppo_atari__*"), key=lambda path: path.stat().st_mtime_ns)
-    minutes = (time.perf_counter() - started) / 60
-    return json.loads((run / "evaluation.json").read_text()) | {"minutes": minutes, "curve": curve(run)}
-
-
 def main(args: Args) -> None:
     if unknown := set(args.stages) - set(STAGES):
         raise CleanPokeError(f"unknown stages {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     if args.quick:
-        args.stages, args.seeds, args.pong_steps, args.eval_episodes = ("pong",), 1, 40_000, 2
+        args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
+        args.stages, args.seeds, args.pong_steps, args.eval_episodes = ("pong",), (1,), 40_000, 2
     rows, passed = [], True
     for stage in args.stages:
         variants = {"": ["--total-timesteps", str(args.steps)]}
@@ -89,12 +75,14 @@ def main(args: Args) -> None:
         elif stage == "precision":
             length = ["--total-timesteps", str(args.precision_steps)]
             variants = {"bfloat16": [*length, "--bf16", "on"], "float32": [*length, "--bf16", "off"]}
-        for seed in range(1, args.seeds + 1):
+        for seed in args.seeds:
             for name, options in variants.items():
                 folder = args.folder / f"{stage}_{name}_{seed}"
-                result = run_script(STAGES[stage], seed, options, folder, args.eval_episodes)
-                rows.append({"stage": stage, "variant": name, "seed": seed, **result})
-                passed &= stage != "pong" or result["greedy"]["mean"] >= PONG_BAR
+                command = ["--env-id", STAGES[stage], "--seed", str(seed), *options]
+                run = run_script("ppo_atari", folder, [*command, "--eval-episodes", str(args.eval_episodes)])
+                row = {"stage": stage, "variant": name, "seed": seed, "minutes": run.minutes}
+                rows.append(row | {"curve": curve(run.folder)} | run.evaluation)
+                passed &= stage != "pong" or run.evaluation["greedy"]["mean"] >= PONG_BAR
     print("\n|stage|variant|seed|greedy|sampled|frames|minutes|curve: mean return of each tenth|")
     print("|-|-|-|-|-|-|-|-|")
     for row in rows:

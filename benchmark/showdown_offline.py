@@ -10,24 +10,22 @@ same time. Each run is the script itself in its own process. Nothing is averaged
 row. The last line printed is one JSON object.
 """
 
-import hashlib
 import json
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
+from common.script_runs import run_script
 
 from cleanpoke.awac_showdown_hrm import Args as ScriptArgs
 from cleanpoke.awac_showdown_hrm import evaluate
-from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.run import checkpoints_in
+from cleanpoke.errors import user_errors
 from cleanpoke.terminal import StopSignal
 
-SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "awac_showdown_hrm.py"
+SCRIPT = "awac_showdown_hrm"
 MINUTES_BAR = 20.0
 BARS = {
     "gen1": {"random": 0.98, "max_base_power": 0.85, "simple_heuristics": 0.55},
@@ -52,44 +50,6 @@ class Args:
     """one seed of gen1, bc and duel with a tiny network and a minute of everything"""
     check: bool = False
     """exit with status 1 below the bars"""
-
-
-@dataclass(slots=True)
-class Finished:
-    """One run of the script."""
-
-    folder: Path
-    minutes: float
-    evaluation: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def checkpoint(self) -> Path:
-        return checkpoints_in(self.folder)[-1]
-
-
-def run_script(folder: Path, options: list[str]) -> Finished:
-    """Runs the script unless `folder` holds a finished run of it; its output goes to the terminal."""
-    record = folder / "finished.json"
-    version = {"options": options, "script": hashlib.sha256(SCRIPT.read_bytes()).hexdigest()}
-    if record.exists() and not version.items() <= json.loads(record.read_text()).items():
-        raise CleanPokeError(
-            f"{folder} holds a run of another version or other options: choose another --folder"
-        )
-    if not record.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(SCRIPT), *options]
-        print("$ python cleanpoke/awac_showdown_hrm.py " + " ".join(options), flush=True)
-        started = time.perf_counter()
-        done = subprocess.run([*command, "--runs", str(folder)])
-        minutes = (time.perf_counter() - started) / 60
-        if done.returncode != 0:
-            raise CleanPokeError(f"the script ended with status {done.returncode}; its output is above")
-        run_folder = max(folder.glob("awac_showdown_hrm__*"), key=lambda path: path.stat().st_mtime)
-        record.write_text(json.dumps({"folder": run_folder.name, "minutes": minutes, **version}))
-    content = json.loads(record.read_text())
-    run_folder = folder / content["folder"]
-    evaluation = json.loads((run_folder / "evaluation.json").read_text())
-    return Finished(run_folder, content["minutes"], evaluation)
 
 
 def print_row(stage: str, seed: int, opponent: str, row: dict[str, float], note: str = "") -> None:
@@ -141,7 +101,7 @@ def main(args: Args) -> None:
         for stage, options in variants.items():
             if stage not in stages:
                 continue
-            done = finished[stage] = run_script(args.folder / f"{stage}_{seed}", options)
+            done = finished[stage] = run_script(SCRIPT, args.folder / f"{stage}_{seed}", options)
             for play in ("greedy", "sampled"):
                 for opponent, row in done.evaluation[play].items():
                     bar = BARS.get(stage, {}).get(opponent, 0.0) if play == "greedy" else 0.0

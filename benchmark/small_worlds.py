@@ -9,17 +9,15 @@ episodes (20 in ViZDoom). Every seed has its row. The last line printed is one J
 """
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from common.script_runs import run_script
 
 from cleanpoke.errors import CleanPokeError, user_errors
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "cleanpoke"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +67,14 @@ class Args:
     """which worlds"""
     variants: bool = False
     """compare variants on Taxi instead"""
-    seeds: int = 3
-    """runs of each, with seeds 1, 2, …"""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """one run of each with each of them"""
     folder: Path = Path("runs/benchmark_small_worlds")
-    """where the runs go"""
+    """where the runs go; finished runs in it are not repeated"""
     quick: bool = False
     """one seed of CartPole for a minute"""
     check: bool = False
     """exit with status 1 when a seed stays below the bar of its world"""
-
-
-def run_script(world: World, env_id: str, seed: int, folder: Path) -> dict:
-    """One run; its evaluation.json with the minutes it took."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(SCRIPTS / f"{world.script}.py"), "--env-id", env_id, *world.options]
-    command += ["--seed", str(seed), "--runs", str(folder)]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise CleanPokeError(f"{world.script}.py on {env_id} failed: {done.stderr.strip()[-300:]}")
-    run = max(folder.glob(f"{world.script}__*"), key=lambda path: path.stat().st_mtime_ns)
-    return json.loads((run / "evaluation.json").read_text()) | {
-        "minutes": (time.perf_counter() - started) / 60
-    }
 
 
 def main(args: Args) -> None:
@@ -99,20 +82,24 @@ def main(args: Args) -> None:
         raise CleanPokeError(f"unknown worlds {', '.join(sorted(unknown))}")
     chosen = TAXI_VARIANTS if args.variants else [world for world in WORLDS if world.name in args.worlds]
     if args.quick:
-        args.seeds = 1
+        args.seeds = (1,)
+        args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
         chosen = [World("CartPole-v1", "ppo", ("--total-timesteps", "60000"), 300.0)]
     rows, passed = [], True
-    print("|world|seed|greedy return|sampled|minutes|bar|\n|-|-|-|-|-|-|", flush=True)
+    table = ["\n|world|seed|greedy return|sampled|minutes|bar|", "|-|-|-|-|-|-|"]
     for world in chosen:
-        for seed in range(1, args.seeds + 1):
+        for seed in args.seeds:
             env_id = "Taxi-v4" if args.variants else world.name
-            result = run_script(world, env_id, seed, args.folder / world.name.replace(" ", "_"))
-            greedy, sampled = result["greedy"], result["sampled"]
+            folder = args.folder / f"{world.name.replace(' ', '_')}_{seed}"
+            options = ["--env-id", env_id, *world.options, "--seed", str(seed)]
+            run = run_script(world.script, folder, options)
+            greedy, sampled = run.evaluation["greedy"], run.evaluation["sampled"]
             passed &= world.bar is None or greedy["mean"] >= world.bar
             scores = [f"{one['mean']:.1f} ± {one['interval']:.1f}" for one in (greedy, sampled)]
-            cells = (world.name, seed, *scores, f"{result['minutes']:.1f}", world.bar or "-")
-            print(f"|{'|'.join(map(str, cells))}|", flush=True)
-            rows.append({"world": world.name, "seed": seed, **result})
+            cells = (world.name, seed, *scores, f"{run.minutes:.1f}", world.bar or "-")
+            table.append(f"|{'|'.join(map(str, cells))}|")
+            rows.append({"world": world.name, "seed": seed, "minutes": run.minutes, **run.evaluation})
+    print("\n".join(table))
     print(json.dumps({"benchmark": "small_worlds", "passed": bool(passed), "results": rows}))
     if args.check and not passed:
         sys.exit(1)
