@@ -228,7 +228,7 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
 
 def test_torchrun_trains_one_network_in_one_folder(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [ppo_atari.__file__, "--env-id", "ALE/Freeway-v5", "--num-envs", "2", "--num-steps", "16"]
+    command += [ppo_atari.__file__, "--env-id", "ALE/Pong-v5", "--num-envs", "2", "--num-steps", "16"]
     command += [
         "--total-timesteps",
         "96",
@@ -264,7 +264,7 @@ def test_a_game_that_reaches_the_time_limit_is_bootstrapped(tmp_path, monkeypatc
 
 
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
-    options = {"total_timesteps": 96, "env_id": "ALE/Freeway-v5", "save_every": 1000}
+    options = {"total_timesteps": 96, "save_every": 1000}
     without = load_checkpoint(small_run(tmp_path / "without", **options))
     evaluated = small_run(tmp_path / "with", eval_every=64, eval_episodes=1, **options)
     for name, weights in without.state["agent"].items():
@@ -272,7 +272,7 @@ def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
 
 
 def test_a_run_ends_with_an_evaluation(tmp_path):
-    folder = small_run(tmp_path, total_timesteps=32, eval_episodes=1, env_id="ALE/Freeway-v5")
+    folder = small_run(tmp_path, total_timesteps=32, eval_episodes=1)
     results = json.loads((folder / "evaluation.json").read_text())
     assert results["greedy"]["episodes"] == results["sampled"]["episodes"] == 1
 
@@ -313,7 +313,7 @@ def test_colours_are_computed_the_same_on_blocks():
 
 def test_evaluations_are_filmed(tmp_path, monkeypatch):
     monkeypatch.setattr(ppo_atari, "MAX_VIDEO_STEPS", 20)
-    options = {"total_timesteps": 32, "eval_episodes": 1, "eval_video": True, "env_id": "ALE/Freeway-v5"}
+    options = {"total_timesteps": 32, "eval_episodes": 1, "eval_video": True}
     (video,) = small_run(tmp_path, **options).glob("evaluation_*.mp4")
     frames = [frame for frame in imageio.get_reader(video)]  # its length hint is infinite
     assert len(frames) == 20 and frames[0].shape[0] > 420 and frames[0].std() > 10
