@@ -1,0 +1,578 @@
+"""What ppo_goalsetter_idm.py reaches beside plain PPO, what the variants that fail do, and how fast it is.
+
+    pip install -r benchmark/requirements.txt
+    python benchmark/goalsetter.py                                # everything; many hours on two cores
+    python benchmark/goalsetter.py --stages hopper speed
+    python benchmark/goalsetter.py --stages controls --steps 200000 --seeds 1
+
+Stages: sanity (PointMass), hopper, walker2d, halfcheetah (goal setter and PPO), transformer, ideas and
+controls (the variants that were tried before it, most of them known to fail), all three on Hopper, and speed
+(against CleanRL's ppo_continuous_action.py at equal settings). On Hopper five seeds, elsewhere three; learning
+curves are drawn. Each run is the script itself in its own process; finished ones are not repeated. The score is
+the mean return of the training episodes in the last tenth of the steps, noise included. Intervals are 95%
+bootstrap intervals over seeds. The last line printed is one JSON object.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from cleanpoke.compute import available_cores
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.terminal import die_with_parent
+
+SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "ppo_goalsetter_idm.py"
+CLEANRL_HOPPER = (2383.0, 272.0)
+"""Mean and spread of CleanRL's ppo_continuous_action.py on Hopper-v4 after a million steps, as published."""
+CURVE_POINTS = 50
+GCSL = ("--goal-space", "abs", "--goal-steps", "5", "--acting-share", "0", "--log-std-init", "0")
+"""Hindsight as the first attempts had it: whole states up to five steps ahead."""
+FAST = ("--idm-ema", "0", "--idm-learning-rate", "1e-3", "--idm-updates", "200")
+"""An IDM that changes under the goal setter's feet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A name for the table and the options of the script; {seed} and {stage} stand for seed and folder."""
+
+    name: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    env_id: str
+    seeds: int
+    contestants: tuple[Contestant, ...]
+
+
+PPO, GOAL_SETTER = Contestant("ppo", ("--mode", "ppo")), Contestant("goal_setter")
+SANITY = ("--total-timesteps", "26624", "--num-steps", "1024", "--num-minibatches", "16")
+SANITY += (
+    "--learning-rate",
+    "1e-3",
+    "--warmup-steps",
+    "2048",
+    "--warmup-updates",
+    "500",
+    "--idm-updates",
+    "20",
+)
+TWO_AHEAD = ("--goal-steps", "2", "--goal-dim", "6")
+STAGES = {
+    "sanity": Stage(
+        "PointMass-v0",
+        3,
+        (
+            Contestant("goal_setter", SANITY),
+            Contestant("ppo", ("--mode", "ppo", *SANITY)),
+            Contestant("full delta goals", ("--goal-space", "delta", *SANITY)),
+        ),
+    ),
+    "hopper": Stage("Hopper-v5", 5, (PPO, GOAL_SETTER)),
+    "walker2d": Stage("Walker2d-v5", 3, (PPO, GOAL_SETTER)),
+    "halfcheetah": Stage("HalfCheetah-v5", 3, (PPO, GOAL_SETTER)),
+    "transformer": Stage("Hopper-v5", 5, (Contestant("transformer", ("--idm", "transformer")),)),
+    "ideas": Stage(
+        "Hopper-v5",
+        5,
+        (
+            Contestant("goals held for 2 steps", ("--goal-hold", "2")),
+            Contestant("actions held for 2 steps", ("--mode", "ppo", "--goal-hold", "2")),
+            Contestant("goals held for 4 steps", ("--goal-hold", "4")),
+            Contestant("6 numbers, 2 steps ahead", TWO_AHEAD),
+            Contestant("6 numbers, 2 steps ahead, held for 2", (*TWO_AHEAD, "--goal-hold", "2")),
+            Contestant("first noise of goals 1", ("--log-std-init", "0")),
+        ),
+    ),
+    "controls": Stage(
+        "Hopper-v5",
+        5,
+        (
+            Contestant("random fixed IDM", ("--goal-space", "abs", "--idm-train", "random")),
+            Contestant("GCSL, absolute, k = 5", (*GCSL, *FAST)),
+            Contestant("GCSL, absolute, k = 5, slow", GCSL),
+            Contestant("GCSL with VICReg", (*GCSL, *FAST, "--vicreg-coef", "0.1")),
+            Contestant("full delta goals", ("--goal-space", "delta")),
+            Contestant("fast IDM", FAST),
+            Contestant("IDM of random data, fixed", ("--idm-train", "fixed")),
+            Contestant("closeness", ("--mode", "closeness", "--save-idm", "{stage}/idm_{seed}.pt")),
+            Contestant(
+                "IDM of PPO's data, fixed", ("--load-idm", "{stage}/idm_{seed}.pt", "--idm-train", "fixed")
+            ),
+        ),
+    ),
+}
+FLATLINES = ("random fixed IDM", "GCSL, absolute, k = 5")
+"""Controls that must stay below half of PPO's score."""
+NUM_STEPS, MINIBATCHES, EPOCHS = 2048, 32, 10  # CleanRL's, and the script's defaults
+
+
+@dataclass
+class Args:
+    stages: tuple[str, ...] = (*STAGES, "speed")
+    """which stages"""
+    seeds: int | None = None
+    """runs of each contestant, with seeds 1, 2, … (default: five or three, see above)"""
+    steps: int = 1_000_000
+    """steps of each run, but for sanity"""
+    folder: Path = Path("runs/benchmark_goalsetter")
+    """where the runs go"""
+    plots: Path | None = None
+    """where learning curves are drawn (default: the folder of the runs; the docs show docs/images)"""
+    parallel: int = available_cores()
+    """runs at the same time; speed is always measured alone"""
+    rounds: int = 5
+    """measurements of each contestant of the speed stage, taken turn about"""
+    quick: bool = False
+    """one seed of sanity, and a short speed stage"""
+    check: bool = False
+    """exit with status 1 when a claim of the docs does not hold"""
+    peer_threads: int = 0
+    """used internally: measure CleanRL's loop with so many threads in this process"""
+
+
+# --- Runs -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Job:
+    """One run of the script."""
+
+    contestant: Contestant
+    seed: int
+    folder: Path
+    options: list[str]
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "finished.json"
+
+    @property
+    def version(self) -> dict[str, object]:
+        return {"options": self.options, "script": hashlib.sha256(SCRIPT.read_bytes()).hexdigest()}
+
+    def is_finished(self) -> bool:
+        """Whether the folder holds this run, of this version of the script."""
+        return self.record.exists() and self.version.items() <= json.loads(self.record.read_text()).items()
+
+    def start(self) -> subprocess.Popen:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(SCRIPT), *self.options, "--runs", str(self.folder)]
+        with (self.folder / "output.txt").open("wb") as output:
+            return subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us, who then end the script
+                preexec_fn=die_with_parent,
+            )
+
+    def finish(self, process: subprocess.Popen, minutes: float) -> None:
+        """Keeps the record of a run that is over. Raises CleanPokeError if it failed."""
+        runs = sorted(self.folder.glob("ppo_goalsetter_idm__*/evaluation.json"), key=os.path.getmtime)
+        if process.returncode != 0 or not runs:
+            lines = (self.folder / "output.txt").read_text(errors="replace").split("\n")
+            reason = " ".join(lines[-4:])
+            raise CleanPokeError(f"{self.folder.name} ended with status {process.returncode}: {reason}")
+        record = {"run": runs[-1].parent.name, "minutes": minutes, **self.version}
+        self.record.write_text(json.dumps(record))
+
+
+def jobs_of(name: str, args: Args) -> list[Job]:
+    stage, folder = STAGES[name], args.folder / name
+    jobs = []
+    for contestant in stage.contestants:
+        for seed in range(1, (args.seeds or stage.seeds) + 1):
+            options = ["--env-id", stage.env_id, "--seed", str(seed)]
+            if "--total-timesteps" not in contestant.options:
+                options += ["--total-timesteps", str(args.steps)]
+            options += [option.format(stage=folder, seed=seed) for option in contestant.options]
+            label = "".join(letter if letter.isalnum() else "_" for letter in contestant.name)
+            jobs.append(Job(contestant, seed, folder / f"{label}_{seed}", options))
+    return jobs
+
+
+def run_all(jobs: list[Job], parallel: int) -> None:
+    """Runs what is not finished; those that load an IDM after those that save one."""
+    left = [job for job in jobs if not job.is_finished()]
+    for job in left:
+        if job.record.exists():
+            raise CleanPokeError(
+                f"{job.folder} holds a run of another version or other options: choose another --folder"
+            )
+    for wave in (False, True):
+        waiting = deque(job for job in left if ("--load-idm" in job.options) == wave)
+        running: list[tuple[Job, subprocess.Popen, float]] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < parallel:
+                    job = waiting.popleft()
+                    running.append((job, job.start(), time.monotonic()))
+                    print(f"{time.strftime('%H:%M:%S')} started {job.folder.name}", flush=True)
+                for entry in running.copy():
+                    job, process, began = entry
+                    if process.poll() is not None:
+                        running.remove(entry)
+                        job.finish(process, (time.monotonic() - began) / 60)
+                        print(f"{time.strftime('%H:%M:%S')} finished {job.folder.name}", flush=True)
+                time.sleep(0.2)
+        finally:
+            for _, process, _ in running:
+                process.terminate()
+            for _, process, _ in running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                process.kill()
+
+
+def result_of(job: Job) -> dict[str, object]:
+    """Score, evaluation and curve of a finished run."""
+    record = json.loads(job.record.read_text())
+    folder = job.folder / record["run"]
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    names = events.Tags()["scalars"]
+    curves = {name: np.array([(one.step, one.value) for one in events.Scalars(name)]) for name in names}
+    counts = dict(curves["charts/episodes"])
+    steps, returns = curves["charts/episodic_return"].T
+    weights = np.array([counts[step] for step in steps])
+    last = max(counts)
+    late = steps > 0.9 * last
+
+    def late_mean(name: str) -> float | None:
+        return float(curves[name][curves[name][:, 0] > 0.9 * last, 1].mean()) if name in curves else None
+
+    bins = np.minimum(steps / last * CURVE_POINTS, CURVE_POINTS - 1).astype(int)
+    totals, shares = (np.bincount(bins, values, CURVE_POINTS) for values in (returns * weights, weights))
+    filled = np.flatnonzero(shares)
+    curve = np.interp(np.arange(CURVE_POINTS), filled, totals[filled] / shares[filled])
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    return {
+        "contestant": job.contestant.name,
+        "seed": job.seed,
+        "score": float(np.average(returns[late], weights=weights[late])),
+        "reach_r2": late_mean("goal/reach_r2"),
+        "reach_corr": late_mean("goal/reach_corr"),
+        "action_agreement": late_mean("idm/action_agreement"),
+        "alarms": [name for name in names if name.startswith("alarm/") and curves[name][-1, 1]],
+        "greedy": evaluation["greedy"]["mean"],
+        "decoded": evaluation.get("decoded", {}).get("mean"),
+        "minutes": record["minutes"],
+        "steps": int(last) + 1,
+        "curve": curve.round(1).tolist(),
+    }
+
+
+# --- Tables and pictures ----------------------------------------------------------------------------------
+
+
+def resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means (10000, *) of as many seeds drawn with replacement. values (seeds, *)."""
+    generator = np.random.default_rng(seed)
+    return values[generator.integers(0, len(values), (10_000, len(values)))].mean(1)
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(samples, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def scores_of(rows: list[dict], name: str) -> np.ndarray:
+    return np.array([row["score"] for row in rows if row["contestant"] == name])
+
+
+def scores_of_ppo(env_id: str, args: Args) -> np.ndarray:
+    """Scores of plain PPO in a world, from the runs that are finished; empty if a ratio to them says nothing."""
+    jobs = [job for name, stage in STAGES.items() if stage.env_id == env_id for job in jobs_of(name, args)]
+    finished = [job for job in jobs if job.contestant.name == "ppo" and job.is_finished()]
+    scores = np.array([result_of(job)["score"] for job in finished])
+    return scores if (scores > 0).all() else np.zeros(0)
+
+
+def print_table(name: str, rows: list[dict], reference: np.ndarray) -> dict[str, dict[str, object]]:
+    """Prints a stage as Markdown, returns the summary. reference: PPO's scores in this world, maybe none."""
+    summary = {}
+    forms = {
+        "greedy": ".0f",
+        "reach_r2": ".2f",
+        "reach_corr": ".2f",
+        "action_agreement": ".2f",
+        "minutes": ".1f",
+    }
+    titles = (name, "seeds", "score", "95% interval", "of PPO", *forms)
+    print(f"\n|{'|'.join(titles)}|\n|{'-|' * len(titles)}")
+    for contestant in dict.fromkeys(row["contestant"] for row in rows):
+        chosen = [row for row in rows if row["contestant"] == contestant]
+        scores = scores_of(rows, contestant)
+        means = resampled_means(scores, 1)
+        low, high = interval(means)
+        entry: dict[str, object] = {"scores": scores.round(1).tolist(), "mean": float(scores.mean())}
+        entry |= {"low": low, "high": high}
+        share = "-"
+        if len(reference):
+            ratio_low, ratio_high = interval(means / resampled_means(reference, 2))
+            ratio = float(scores.mean() / reference.mean())
+            entry |= {"ratio": ratio, "ratio_low": ratio_low, "ratio_high": ratio_high}
+            share = f"{ratio:.2f} ({ratio_low:.2f} - {ratio_high:.2f})"
+        cells = [contestant, " ".join(f"{score:.0f}" for score in scores), f"{scores.mean():.0f}"]
+        cells += [f"{low:.0f} - {high:.0f}", share]
+        for key, form in forms.items():
+            values = [row[key] for row in chosen if row[key] is not None]
+            entry[key] = float(np.mean(values)) if values else None
+            cells.append(format(entry[key], form) if values else "-")
+        print(f"|{'|'.join(cells)}|", flush=True)
+        summary[contestant] = entry
+    return summary
+
+
+def draw_curves(path: Path, title: str, rows: list[dict]) -> None:
+    """Learning curves: means over seeds with their intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for contestant in dict.fromkeys(row["contestant"] for row in rows):
+        chosen = [row for row in rows if row["contestant"] == contestant]
+        curves = np.array([row["curve"] for row in chosen])
+        steps = (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS * chosen[0]["steps"]
+        (line,) = axes.plot(steps, curves.mean(0), label=f"{contestant} ({len(curves)} seeds)")
+        low, high = np.percentile(resampled_means(curves, 1), (2.5, 97.5), axis=0)
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(title=title, xlabel="steps", ylabel="training return")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+# --- Speed ------------------------------------------------------------------------------------------------
+
+
+def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class PlainAgent(nn.Module):
+    """The network of CleanRL's ppo_continuous_action.py."""
+
+    def __init__(self, num_inputs: int, num_actions: int):
+        super().__init__()
+        hidden = [(layer(num_inputs, 64), nn.Tanh(), layer(64, 64), nn.Tanh()) for _ in range(2)]
+        self.critic = nn.Sequential(*hidden[0], layer(64, 1, 1.0))
+        self.actor_mean = nn.Sequential(*hidden[1], layer(64, num_actions, 0.01))
+        self.actor_logstd = nn.Parameter(torch.zeros(1, num_actions))
+
+    def forward(self, x: Tensor, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean = self.actor_mean(x)
+        distribution = torch.distributions.Normal(mean, self.actor_logstd.expand_as(mean).exp())
+        action = distribution.sample() if action is None else action
+        entropy = distribution.entropy().sum(1)
+        return action, distribution.log_prob(action).sum(1), entropy, self.critic(x)
+
+
+def plain_env() -> gym.Env:
+    """Hopper in CleanRL's wrappers, in its order."""
+    env = gym.wrappers.FlattenObservation(gym.make("Hopper-v5"))
+    env = gym.wrappers.RecordEpisodeStatistics(env)
+    env = gym.wrappers.ClipAction(env)
+    env = gym.wrappers.NormalizeObservation(env)
+    env = gym.wrappers.TransformObservation(env, lambda seen: np.clip(seen, -10, 10), env.observation_space)
+    env = gym.wrappers.NormalizeReward(env, gamma=0.99)
+    return gym.wrappers.TransformReward(env, lambda reward: np.clip(reward, -10, 10))
+
+
+def measure_peer(iterations: int, threads: int) -> float:
+    """Steps per second of CleanRL's loop on one environment, in this process, after two rollouts to warm up.
+
+    Written anew against the public packages, for its file wants an older gymnasium; nothing is logged.
+    """
+    torch.set_num_threads(threads)
+    envs = gym.vector.SyncVectorEnv([plain_env], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
+    num_inputs, num_actions = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
+    agent = PlainAgent(num_inputs, num_actions)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=3e-4, eps=1e-5)
+    obs, actions = torch.zeros(NUM_STEPS, 1, num_inputs), torch.zeros(NUM_STEPS, 1, num_actions)
+    logprobs, rewards, dones, values = (torch.zeros(NUM_STEPS, 1) for _ in range(4))
+    next_obs, next_done = torch.Tensor(envs.reset(seed=1)[0]), torch.zeros(1)
+    for iteration in range(iterations + 2):
+        if iteration == 2:
+            began = time.perf_counter()
+        for t in range(NUM_STEPS):
+            obs[t], dones[t] = next_obs, next_done
+            with torch.no_grad():
+                action, logprob, _, value = agent(next_obs)
+                values[t] = value.flatten()
+            actions[t], logprobs[t] = action, logprob
+            seen, reward, terminated, truncated, _ = envs.step(action.numpy())
+            rewards[t] = torch.tensor(reward).view(-1)
+            next_obs, next_done = torch.Tensor(seen), torch.Tensor(np.logical_or(terminated, truncated))
+        with torch.no_grad():
+            next_value = agent.critic(next_obs).reshape(1, -1)
+            advantages, advantage = torch.zeros_like(rewards), 0.0
+            for t in reversed(range(NUM_STEPS)):
+                goes_on = 1.0 - (next_done if t == NUM_STEPS - 1 else dones[t + 1])
+                later = next_value if t == NUM_STEPS - 1 else values[t + 1]
+                delta = rewards[t] + 0.99 * later * goes_on - values[t]
+                advantages[t] = advantage = delta + 0.99 * 0.95 * goes_on * advantage
+            returns = advantages + values
+        b_obs, b_actions = obs.reshape(-1, num_inputs), actions.reshape(-1, num_actions)
+        b_logprobs, b_values = logprobs.reshape(-1), values.reshape(-1)
+        b_advantages, b_returns = advantages.reshape(-1), returns.reshape(-1)
+        indices, clipfracs = np.arange(NUM_STEPS), []
+        for _ in range(EPOCHS):
+            np.random.shuffle(indices)
+            for first in range(0, NUM_STEPS, NUM_STEPS // MINIBATCHES):
+                rows = indices[first : first + NUM_STEPS // MINIBATCHES]
+                _, logprob, entropy, value = agent(b_obs[rows], b_actions[rows])
+                log_ratio = logprob - b_logprobs[rows]
+                ratio = log_ratio.exp()
+                with torch.no_grad():
+                    approx_kl = ((ratio - 1) - log_ratio).mean()
+                    clipfracs.append(((ratio - 1.0).abs() > 0.2).float().mean().item())
+                a = b_advantages[rows]
+                a = (a - a.mean()) / (a.std() + 1e-8)
+                policy_loss = torch.max(-a * ratio, -a * torch.clamp(ratio, 0.8, 1.2)).mean()
+                value = value.view(-1)
+                near = b_values[rows] + torch.clamp(value - b_values[rows], -0.2, 0.2)
+                errors = torch.max((value - b_returns[rows]) ** 2, (near - b_returns[rows]) ** 2)
+                loss = policy_loss - 0.0 * entropy.mean() + 0.5 * 0.5 * errors.mean()
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
+                optimizer.step()
+        assert torch.isfinite(approx_kl)
+    return iterations * NUM_STEPS / (time.perf_counter() - began)
+
+
+def measure_script(options: list[str], iterations: int) -> float:
+    """Steps per second of the script, run as a user runs it, from its own curve without the first two."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(SCRIPT), "--eval-episodes", "0", "--runs", folder, *options]
+        command += ["--total-timesteps", str(6144 + (iterations + 2) * NUM_STEPS)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        if done.returncode != 0:
+            raise CleanPokeError(f"the script ended with status {done.returncode}: {done.stderr[-500:]}")
+        events = EventAccumulator(str(next(Path(folder).iterdir())))
+        events.Reload()
+        speeds = [event.value for event in events.Scalars("charts/SPS")][2 : iterations + 2]
+    return len(speeds) / sum(1 / speed for speed in speeds)
+
+
+def measure_speed(rounds: int, iterations: int) -> dict[str, float]:
+    """Steps per second on Hopper with one environment, medians of the rounds."""
+    ours = {
+        "ppo": ["--mode", "ppo"],
+        "goal_setter": [],
+        "goal_setter, transformer": ["--idm", "transformer"],
+    }
+    speeds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for threads in (1, available_cores()):
+            command = [sys.executable, __file__, "--peer-threads", str(threads), "--rounds", str(iterations)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            if done.returncode != 0:
+                raise CleanPokeError(f"CleanRL's loop did not run: {done.stderr[-500:]}")
+            speeds.setdefault(f"cleanrl, {threads} threads", []).append(float(done.stdout.split()[-1]))
+        for name, options in ours.items():
+            speeds.setdefault(name, []).append(measure_script(options, iterations))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    fastest_peer = max(speed for name, speed in medians.items() if name.startswith("cleanrl"))
+    print("\n|speed|steps/s|of CleanRL's|each|\n|-|-|-|-|")
+    for name, speed in medians.items():
+        each = " ".join(f"{value:,.0f}" for value in speeds[name])
+        print(f"|{name}|{speed:,.0f}|{speed / fastest_peer:.2f}|{each}|", flush=True)
+    return medians | {"ratio": medians["ppo"] / fastest_peer}
+
+
+# --- Claims -----------------------------------------------------------------------------------------------
+
+
+def failures(summaries: dict[str, dict]) -> list[str]:
+    """The claims that do not hold, of the stages that were run."""
+    failed = []
+
+    def claim(holds: bool, text: str) -> None:
+        if not holds:
+            failed.append(text)
+
+    if "sanity" in summaries:
+        claim(summaries["sanity"]["goal_setter"]["mean"] > -35, "sanity: return above -35")
+        claim(summaries["sanity"]["goal_setter"]["reach_corr"] > 0.8, "sanity: reach correlation above 0.8")
+    for stage in ("hopper", "walker2d", "halfcheetah"):
+        if stage in summaries:
+            entry = summaries[stage]["goal_setter"]
+            claim(entry["ratio_low"] >= 0.95, f"{stage}: at least 0.95 of PPO")
+            claim(entry["reach_r2"] > 0.5, f"{stage}: reach R2 above 0.5")
+    if "hopper" in summaries:
+        mean, spread = CLEANRL_HOPPER
+        close = abs(summaries["hopper"]["ppo"]["mean"] - mean) <= spread
+        claim(close, f"hopper: PPO within CleanRL's {mean:.0f} ± {spread:.0f}")
+    for name in FLATLINES:
+        if "ratio" in summaries.get("controls", {}).get(name, {}):
+            claim(summaries["controls"][name]["ratio_high"] < 0.5, f"controls: {name} flatlines")
+    if "speed" in summaries:
+        claim(summaries["speed"]["ratio"] >= 1.3, "speed: 1.3 times CleanRL's")
+    return failed
+
+
+def main(args: Args) -> None:
+    if args.peer_threads:
+        print(measure_peer(args.rounds, args.peer_threads))
+        return
+    if unknown := set(args.stages) - {*STAGES, "speed"}:
+        raise CleanPokeError(
+            f"unknown stages {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}, speed"
+        )
+    iterations = 10
+    if args.quick:
+        args.stages, args.seeds, args.rounds, iterations = ("sanity", "speed"), 1, 1, 2
+        args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
+    summaries: dict[str, dict] = {}
+    results = []
+    for name in (name for name in (*STAGES, "speed") if name in args.stages):
+        if name == "speed":
+            summaries["speed"] = measure_speed(args.rounds, iterations)
+            continue
+        env_id = STAGES[name].env_id
+        jobs = jobs_of(name, args)
+        run_all(jobs, args.parallel)
+        rows = [result_of(job) for job in jobs]
+        results += [{"stage": name, **row} for row in rows]
+        summaries[name] = print_table(name, rows, scores_of_ppo(env_id, args))
+        if not args.quick:
+            draw_curves((args.plots or args.folder) / f"goalsetter_{name}.png", f"{env_id}: {name}", rows)
+    failed = failures(summaries)
+    for text in failed:
+        print(f"does not hold: {text}")
+    print(
+        json.dumps({"benchmark": "goalsetter", "passed": not failed, "summary": summaries, "runs": results})
+    )
+    if args.check and failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Args, description=__doc__))
