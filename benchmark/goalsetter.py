@@ -7,10 +7,10 @@
 
 Stages: sanity (PointMass), hopper, walker2d, halfcheetah (goal setter and PPO), transformer, ideas and
 controls (the variants that were tried before it, most of them known to fail), all three on Hopper, and speed
-(against CleanRL's ppo_continuous_action.py at equal settings). On Hopper five seeds, elsewhere three; learning
-curves are drawn. Each run is the script itself in its own process; finished ones are not repeated. The score is
-the mean return of the training episodes in the last tenth of the steps, noise included. Intervals are 95%
-bootstrap intervals over seeds. The last line printed is one JSON object.
+(against CleanRL's ppo_continuous_action.py at equal settings). Five seeds on Hopper, three elsewhere. Each
+run is the script itself in its own process; finished ones are not repeated. Learning curves are drawn. The
+score is the mean return of the training episodes in the last tenth of the steps, noise included. Intervals
+are 95% bootstrap intervals over seeds. The last line printed is one JSON object.
 """
 
 import contextlib
@@ -299,7 +299,7 @@ def scores_of(rows: list[dict], name: str) -> np.ndarray:
 
 
 def scores_of_ppo(env_id: str, args: Args) -> np.ndarray:
-    """Scores of plain PPO in a world, from the runs that are finished; empty if a ratio to them says nothing."""
+    """Scores of plain PPO in a world, from finished runs; empty if a ratio to them says nothing."""
     jobs = [job for name, stage in STAGES.items() if stage.env_id == env_id for job in jobs_of(name, args)]
     finished = [job for job in jobs if job.contestant.name == "ppo" and job.is_finished()]
     scores = np.array([result_of(job)["score"] for job in finished])
@@ -311,6 +311,7 @@ def print_table(name: str, rows: list[dict], reference: np.ndarray) -> dict[str,
     summary = {}
     forms = {
         "greedy": ".0f",
+        "decoded": ".0f",
         "reach_r2": ".2f",
         "reach_corr": ".2f",
         "action_agreement": ".2f",
