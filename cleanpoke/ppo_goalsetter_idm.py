@@ -1000,6 +1000,26 @@ def update_idm(
     return {name: total / updates for name, total in sums.items()}
 
 
+def learn_in_hindsight(
+    agent: Agent,
+    optimizer: torch.optim.Optimizer,
+    windows: Windows,
+    warmup: Buffer,
+    recent: Buffer,
+    args: Args,
+) -> dict[str, float]:
+    """The updates after a rollout, and the acting IDM's step after them. windows: those of the rollout."""
+    space, start = agent.goal_space, windows.states[:, 0]
+    goals = space.hindsight_goals(start, windows.last_states, windows.distances)
+    with torch.no_grad():
+        before = agent.acting_idm(space.standardised(start), goals)
+    metrics = update_idm(agent, optimizer, warmup, recent, args.idm_updates, args)
+    agent.move_acting_idm(args.idm_ema)
+    with torch.no_grad():
+        drift = agent.acting_idm(space.standardised(start), goals) - before
+    return metrics | {"idm/drift_rms": float(drift.square().mean().sqrt())}
+
+
 def warm_up(
     agent: Agent,
     optimizer: torch.optim.Optimizer,
@@ -1266,18 +1286,8 @@ def main(args: Args) -> None:
                 windows = recent.windows(kept, distances, args.longest_distance)
                 metrics |= goal_metrics(agent, rollout, windows, args)
             if is_joint:
-                states = agent.goal_space.standardised(windows.states[:, 0])
-                goals = agent.goal_space.hindsight_goals(
-                    windows.states[:, 0], windows.last_states, windows.distances
-                )
-                with torch.no_grad():
-                    before = agent.acting_idm(states, goals)
                 idm_optimizer.param_groups[0]["lr"] = fraction * args.idm_learning_rate
-                metrics |= update_idm(agent, idm_optimizer, warmup, recent, args.idm_updates, args)
-                agent.move_acting_idm(args.idm_ema)
-                with torch.no_grad():
-                    drift = agent.acting_idm(states, goals) - before
-                metrics["idm/drift_rms"] = float(drift.square().mean().sqrt())
+                metrics |= learn_in_hindsight(agent, idm_optimizer, windows, warmup, recent, args)
             step += args.batch_size
             seconds = time.monotonic() - began
 
