@@ -62,6 +62,18 @@ def test_what_an_action_led_to_is_kept_when_the_next_episode_has_begun():
     assert len(worlds.finished) == 2 and worlds.finished[1] == (pytest.approx(total), 50)
 
 
+def test_a_hopper_that_falls_is_seen_fallen_and_begins_anew():
+    worlds = Worlds("Hopper-v5", 1)
+    worlds.reset(seed=3)
+    for _ in range(1000):
+        next_states, _, terminated, truncated = worlds.step(np.ones((1, 3), np.float32))
+        if terminated[0]:
+            break
+    height, angle = next_states[0, :2]
+    assert terminated[0] and not truncated[0] and (height < 0.7 or abs(angle) > 0.2)
+    assert worlds.states[0, 0] > 1.2 and abs(worlds.states[0, 1]) < 0.01
+
+
 def test_moments_are_those_of_gymnasium():
     generator, theirs, ours = np.random.default_rng(0), RunningMeanStd(shape=(3,)), RunningMoments(3)
     for rows in (1, 1, 4, 9):
