@@ -8,13 +8,14 @@ milestone, the first time it is reached, less a small cost of each step; nothing
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from cleanpoke.envs.emerald import memory
 from cleanpoke.envs.emerald.core import BUTTONS, HEIGHT, WIDTH, Core
+from cleanpoke.envs.emerald.memory import GameState
 from cleanpoke.envs.emerald.milestones import Progress
 from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.errors import CleanPokeError
@@ -32,10 +33,20 @@ VARIANT = 0x0203FF00
 """Where Tiny Town looks for the number of its variant; 0 is the standard one."""
 BOOT_FRAMES = 90
 """Until the title of Tiny Town stands."""
-MAX_BOOTED = 64
-"""Variants whose title is kept, 400 KB each."""
+MAX_BEGINNINGS = 24
+"""How many states an environment remembers with their first frame, 1 MB each."""
 NOOP = "NOOP"
 Variant = int | Literal["random"]
+
+
+class Beginning(NamedTuple):
+    """A state after its first frame: enough for `reset` to begin there again without running anything."""
+
+    content: bytes
+    pixels: np.ndarray
+    observation: np.ndarray
+    info: dict[str, Any]
+    reached: dict[str, int]
 
 
 class EmeraldEnv(gym.Env):
@@ -91,7 +102,8 @@ class EmeraldEnv(gym.Env):
         """Name to a state just after some episode reached it, for the curriculum."""
         self.start: SaveState | None = None
         """Where the episode began: `reset` with it begins the same one."""
-        self._booted: dict[int, bytes] = {}
+        self._titles: dict[int, SaveState] = {}
+        self._beginnings: dict[SaveState, Beginning] = {}
         self._window: Any = None
         self.progress, self.steps = Progress(), 0
         self.action_space = gym.spaces.Discrete(len(self.buttons))
@@ -107,55 +119,76 @@ class EmeraldEnv(gym.Env):
         options = options or {}
         state = options.get("state", self.start_state)
         drawn = self._draw_variant()  # always, so that options do not change the episodes after
-        self.current_variant = int(options.get("variant", drawn))
         if state is None and self.curriculum and self.milestone_states and self.np_random.random() < 0.5:
             name = list(self.milestone_states)[self.np_random.integers(len(self.milestone_states))]
             state = self.milestone_states[name]
-        self.core.set_keys(())
-        if state is not None:
-            state.check(self.core)
-            self.core.load_state(state.content)
-        else:
-            state = SaveState(self.core.sha1, self._power_on())
+        is_remembered = True
+        if state is None:
+            variant = int(options.get("variant", drawn))
+            state = self._power_on(variant)
+            is_remembered = variant in self._titles
+        state.check(self.core)
         self.start = state
-        self.core.run(1)  # the picture of a state comes with its next frame
+        beginning = self._beginnings.get(state) or self._begin(state, is_remembered)
+        self.core.load_state(beginning.content)
+        self.core.pixels[:] = beginning.pixels
+        self.current_variant = beginning.info["variant"]
+        self.progress, self.steps = Progress(), 0
+        self.progress.reached = dict(beginning.reached)
+        info = {
+            name: value.copy() if isinstance(value, np.ndarray | list) else value
+            for name, value in beginning.info.items()
+        }
+        return beginning.observation.copy(), info
+
+    def _begin(self, state: SaveState, is_remembered: bool) -> Beginning:
+        """Runs the first frame of a state: its picture comes only then."""
+        self.core.load_state(state.content)
+        self.core.run(1)
         if self.is_tiny_town:
             self.current_variant = self.core.u32(VARIANT)  # a state brings its own
         # What is reached already is no merit of this episode.
         self.progress, self.steps = Progress(), 0
         self.progress.reached = dict.fromkeys(state.milestones, 0)
-        self.progress.update(self.core, memory.read_state(self.core), 0)
-        return self._observation(), self._info([])
+        look = memory.read_state(self.core)
+        self.progress.update(self.core, look, 0)
+        observation, info = self._observation(), self._info(look, [])
+        pixels, reached = self.core.pixels.copy(), self.progress.reached
+        beginning = Beginning(self.core.save_state(), pixels, observation, info, reached)
+        if is_remembered:
+            if len(self._beginnings) == MAX_BEGINNINGS:
+                del self._beginnings[next(iter(self._beginnings))]  # the oldest
+            self._beginnings[state] = beginning
+        return beginning
 
     def _draw_variant(self) -> int:
         if self.variant == "random":
             return int(self.np_random.integers(1, 2**31))
         return self.variant
 
-    def _power_on(self) -> bytes:
-        """Returns the state after it. Tiny Town's boot is the same up to the title, whose state is kept."""
-        state = self._booted.get(self.current_variant)
-        if state is not None:
-            self.core.load_state(state)
-            return state
+    def _power_on(self, variant: int) -> SaveState:
+        """The title of Tiny Town in a variant; of another game the moment of power-on."""
+        if variant in self._titles:
+            return self._titles[variant]
         self.core.reset()
         if self.is_tiny_town:
-            self.core.write(VARIANT, self.current_variant.to_bytes(4, "little"))
+            self.core.write(VARIANT, variant.to_bytes(4, "little"))
             self.core.run(BOOT_FRAMES)
-        state = self.core.save_state()
-        if len(self._booted) < MAX_BOOTED:
-            self._booted[self.current_variant] = state
-        return state
+        title = SaveState(self.core.sha1, self.core.save_state())
+        if variant in (0, self.variant):  # one drawn at random does not come again
+            self._titles[variant] = title
+        return title
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         button = self.buttons[int(action)]
         self.core.set_keys(() if button == NOOP else (button,))
-        self.core.run(self.press_frames)
+        self.core.run(self.press_frames, drawn=0 if self.release_frames else 1)
         self.core.set_keys(())
         if self.release_frames:
             self.core.run(self.release_frames)
         self.steps += 1
-        new = self.progress.update(self.core, memory.read_state(self.core), self.steps)
+        look = memory.read_state(self.core)
+        new = self.progress.update(self.core, look, self.steps)
         if self.curriculum:
             for name in new:
                 self.milestone_states[name] = self.save_state()
@@ -164,7 +197,7 @@ class EmeraldEnv(gym.Env):
         truncated = not terminated and self.steps >= self.max_steps
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, terminated, truncated, self._info(new)
+        return self._observation(), reward, terminated, truncated, self._info(look, new)
 
     def save_state(self) -> SaveState:
         """The game as it is, to begin episodes from."""
@@ -175,12 +208,15 @@ class EmeraldEnv(gym.Env):
         if self.grayscale:
             grey = picture @ np.array([77, 150, 29], np.uint16) >> 8
             return grey.astype(np.uint8)[..., None]
-        return np.ascontiguousarray(picture)
+        observation = np.empty((*picture.shape[:2], 3), np.uint8)
+        for channel in range(3):  # one by one, which takes a quarter of the time
+            observation[..., channel] = picture[..., channel]
+        return observation
 
-    def _info(self, new: list[str]) -> dict[str, Any]:
+    def _info(self, look: GameState | None, new: list[str]) -> dict[str, Any]:
         tiles, blocked = memory.read_map(self.core)
         return {
-            "state": memory.read_state(self.core),
+            "state": look,
             "map_tiles": tiles,
             "map_blocked": blocked,
             "objects": memory.read_objects(self.core),

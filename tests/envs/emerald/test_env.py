@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from cleanpoke.envs.emerald.env import EmeraldEnv
+from cleanpoke.envs.emerald.env import MAX_BEGINNINGS, EmeraldEnv
 from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
@@ -83,6 +83,29 @@ def test_episodes_begin_at_a_state_and_what_it_has_reached_pays_nothing():
     assert len(info["state"].party) == 1
     begun = {tuple(env.reset()[1]["milestones"]) for _ in range(40)}
     assert len(begun) > 3 and () in begun  # half of the time at some milestone
+
+
+def test_a_state_begins_the_same_episode_however_often():
+    """The first time it runs a frame, later it remembers it, until too many other states have come."""
+    env, expert, states = EmeraldEnv(), Expert(), []
+    observation, info = env.reset()
+    for _ in range(MAX_BEGINNINGS + 8):
+        observation, _, _, _, info = env.step(expert.get_action(observation, info))
+        states.append(env.save_state())
+    actions = np.random.default_rng(2).integers(0, 10, 12).tolist()
+    expected = [walk(env, actions[:2], options={"state": state}) for state in states]
+    assert len({steps[0][0] for steps in expected}) > 10  # pictures
+    assert [walk(env, actions[:2], options={"state": state}) for state in states] == expected
+    assert [walk(env, actions[:2], options={"state": state}) for state in states] == expected
+    longer = walk(EmeraldEnv(), actions, options={"state": states[-1]})
+    assert walk(env, actions, options={"state": states[-1]}) == longer
+    observation, info = env.reset(options={"state": states[-1]})
+    observation[:], info["map_tiles"][:] = 0, 0  # belong to whoever asked
+    info["milestones"].clear()
+    assert walk(env, actions, options={"state": states[-1]}) == longer
+    assert env.reset(options={"state": states[-1]})[1]["map_tiles"].any()
+    assert env.progress.reached and env.reset(options={"state": states[-1]})[1]["milestones"]
+    assert (env.render() == env.reset(options={"state": states[-1]})[0]).all()
 
 
 def test_many_games_are_what_each_would_be_alone():
