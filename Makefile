@@ -25,6 +25,7 @@ train: setup
 	$(BIN)/python cleanpoke/awac_showdown_hrm.py --gen 1 $(ARGS)
 
 test: setup emerald
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@command -v arm-none-eabi-gcc >/dev/null || { $(call apt_install,gcc-arm-none-eabi); }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +47,8 @@ else echo "note: $(1) is missing: sudo apt install $(1)"; fi
 endef
 
 emerald: setup
-	@$(BIN)/python -c 'import mgba.core' 2>/dev/null || { $(call apt_install,libmgba0.10); }
+	@$(BIN)/python -c 'import mgba.core' 2>/dev/null || ! $(BIN)/python -m pip show --quiet mgba 2>/dev/null \
+		|| { $(call apt_install,libmgba0.10); }
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: sudo apt install python3.11 python3.11-venv, or name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }

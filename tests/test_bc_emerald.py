@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cleanpoke.envs.emerald.core import MISSING_LIBRARY
+from cleanpoke.envs.emerald.core import MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
-if MISSING_LIBRARY:
-    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+if MISSING_MGBA:
+    pytest.skip(MISSING_MGBA, allow_module_level=True)
 
 from cleanpoke import bc_emerald
 from cleanpoke.bc_emerald import NUM_ACTIONS, Args, Data, Network, Player

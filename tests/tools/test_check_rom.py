@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cleanpoke.envs.emerald.core import MISSING_LIBRARY
+from cleanpoke.envs.emerald.core import MISSING_MGBA
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_rom.py"
 TINY_TOWN = Path(__file__).parents[2] / "cleanpoke/envs/emerald/tiny_town/tiny_town.gba"
 
-if MISSING_LIBRARY:
-    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+if MISSING_MGBA:
+    pytest.skip(MISSING_MGBA, allow_module_level=True)
 
 
 def check(*options: str) -> subprocess.CompletedProcess:

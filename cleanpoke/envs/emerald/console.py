@@ -14,13 +14,15 @@ EWRAM, IWRAM = 0x02000000, 0x03000000
 
 
 class Console:
-    """One console with one cartridge; core.py makes it run.
+    """One console with one cartridge; core.py and retro_core.py make it run.
 
     pixels (160, 240, 4) uint8: the picture last drawn, red, green, blue and a byte without meaning; ewram,
     iwram uint8: the memory. Ask for them anew after each run; only `write` changes the memory.
     Raises CleanPokeError for a file that is no cartridge.
     """
 
+    needs_own_process = False
+    """Whether only one fits into a process."""
     pixels: np.ndarray
     ewram: np.ndarray
     iwram: np.ndarray
@@ -63,6 +65,9 @@ class Console:
         Raises CleanPokeError for what is no state. Whose it is the emulator may not tell: see states.py.
         """
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets the emulator go; the console cannot be used after that."""
 
     # ---------------------------------------------------------------- memory
 

@@ -7,6 +7,8 @@
 It works whatever was imported first, torch included. The wheel of `mgba` enters Python for the first time
 under a spin lock on a tag that torch changes, and never comes back; so here mgba never calls Python at all:
 its log goes to a logger in C, and the callbacks of its wrapper are removed. A core belongs to one thread.
+
+Where `mgba` cannot be loaded, `Core` is the same console on the core of stable-retro (retro_core.py).
 """
 
 from collections.abc import Iterable
@@ -23,12 +25,13 @@ try:
     from mgba._pylib import ffi, lib
 except ImportError as error:
     # Told when a console is made, so that every command can tell it in one line.
-    MISSING_LIBRARY = (
+    MISSING_MGBA = (
         f"the mGBA emulator cannot be loaded ({error}): sudo apt install libmgba0.10, and Python 3.10 or "
-        "3.11 on x86-64 (PyPI has no other wheels of mgba)"
+        "3.11 on x86-64 (PyPI has no other wheels of mgba); on another Linux x86-64 Python or a Mac with "
+        "Apple silicon: pip install stable-retro"
     )
 else:
-    MISSING_LIBRARY = ""
+    MISSING_MGBA = ""
     _logger = ffi.new("struct mStandardLogger*")
     lib.mStandardLoggerInit(_logger)
     _logger.logToStdout = False
@@ -40,20 +43,22 @@ __all__ = [
     "HEIGHT",
     "IWRAM",
     "MISSING_LIBRARY",
+    "MISSING_MGBA",
     "WIDTH",
     "Core",
+    "MgbaCore",
 ]
 START_OF_TIME = 1_600_000_000_000
 """What the cartridge's clock shows when a core starts, in milliseconds since 1970: always the same."""
 
 
-class Core(Console):
+class MgbaCore(Console):
     """The console on `mgba`. pixels, ewram and iwram are views that change as the core runs, and live as long
-    as it does. Raises CleanPokeError also when the emulator is not installed."""
+    as it does. Many can be in a process. Raises CleanPokeError also when the emulator is not installed."""
 
     def __init__(self, rom: str | Path):
-        if MISSING_LIBRARY:
-            raise CleanPokeError(MISSING_LIBRARY)
+        if MISSING_MGBA:
+            raise CleanPokeError(MISSING_MGBA)
         super().__init__(rom)
         self._masks = {name: 1 << getattr(lib, f"GBA_KEY_{name}") for name in BUTTONS}
         self._wrapper = mgba.core.load_path(str(self.rom))
@@ -113,3 +118,13 @@ class Core(Console):
             raise CleanPokeError(f"this is no save state of {self.rom.name}: save a new one")
         self._mute()
         self.set_keys(())
+
+
+Core, MISSING_LIBRARY = MgbaCore, MISSING_MGBA
+if MISSING_MGBA:
+    try:
+        from cleanpoke.envs.emerald.retro_core import RetroCore as Core
+    except ImportError:
+        pass
+    else:
+        MISSING_LIBRARY = ""

@@ -246,6 +246,7 @@ class EmeraldEnv(gym.Env):
         return None
 
     def close(self) -> None:
+        self.core.close()
         if self._window is not None:
             import pygame
 

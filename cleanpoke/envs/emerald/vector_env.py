@@ -3,8 +3,8 @@
     envs = EmeraldVectorEnv(16, variant="random")
     observations, infos = envs.reset(seed=1)
 
-The emulator lets go of Python's lock while a frame runs, so that threads use all cores.
-For processes instead: gymnasium.vector.AsyncVectorEnv([EmeraldEnv, …], shared_memory=True).
+The emulator lets go of Python's lock while a frame runs, so that threads use all cores. Where only one
+console fits into a process (retro_core.py), each game has its own process, and the threads talk to them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from cleanpoke.compute import available_cores
+from cleanpoke.envs.emerald.core import Core
 from cleanpoke.envs.emerald.env import EmeraldEnv
+from cleanpoke.envs.emerald.remote_env import RemoteEnv
 from cleanpoke.errors import CleanPokeError
 
 
@@ -32,7 +34,8 @@ class EmeraldVectorEnv(VectorEnv):
         if num_envs < 1:
             raise CleanPokeError("num_envs must be at least 1")
         self.num_envs = num_envs
-        self.envs = [EmeraldEnv(**options) for _ in range(num_envs)]
+        make = RemoteEnv if Core.needs_own_process else EmeraldEnv
+        self.envs = [make(**options) for _ in range(num_envs)]
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)

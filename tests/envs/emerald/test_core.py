@@ -50,14 +50,15 @@ print(core.pixels[..., :3].std() > 10)
 def test_a_missing_library_names_the_fix():
     code = """
 import sys
-sys.modules["mgba"] = None
+sys.modules["mgba"] = sys.modules["stable_retro"] = None
 import runpy
 sys.argv = ["check_rom.py"]
 runpy.run_path("tools/check_rom.py", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "sudo apt install libmgba0.10" in done.stderr and "Traceback" not in done.stderr
+    assert "sudo apt install libmgba0.10" in done.stderr and "pip install stable-retro" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_consoles_with_equal_inputs_are_equal_and_a_reset_forgets_everything():

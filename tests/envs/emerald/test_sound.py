@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanpoke.envs.emerald.core import Core
+from cleanpoke.envs.emerald.core import MgbaCore
 from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.tiny_town import build
 from tests.envs.emerald.test_core import press_at_random
@@ -43,7 +43,7 @@ static void make_noise(void) {
 """
 
 
-class HeardCore(Core):
+class HeardCore(MgbaCore):
     """mGBA as it comes, mixing its sound."""
 
     def _mute(self) -> None:
@@ -71,7 +71,7 @@ def noisy_town(tmp_path_factory) -> Path:
     return folder / "noisy.gba"
 
 
-def play(core: Core, states: list[bytes]) -> list[int]:
+def play(core: MgbaCore, states: list[bytes]) -> list[int]:
     """400 steps, half of them from the states given, or from the one that is added to them."""
     seen = press_at_random(core, 200)
     states.append(core.save_state())
@@ -81,7 +81,7 @@ def play(core: Core, states: list[bytes]) -> list[int]:
 
 def test_a_silent_game():
     states: list[bytes] = []
-    assert play(Core(TINY_TOWN), states) == play(HeardCore(TINY_TOWN), states)
+    assert play(MgbaCore(TINY_TOWN), states) == play(HeardCore(TINY_TOWN), states)
 
 
 @pytest.mark.skipif(shutil.which(build.COMPILER) is None, reason="no gcc-arm-none-eabi")
@@ -90,4 +90,4 @@ def test_a_noisy_game(noisy_town):
     expected = play(heard, states)
     log = [heard.u16(LOG + 8 * entry + place) for entry in range(128) for place in (0, 2, 4)]
     assert all(len(set(log[place::3])) > 4 for place in range(3))  # channels, timer and wave table
-    assert play(Core(noisy_town), states) == expected
+    assert play(MgbaCore(noisy_town), states) == expected
