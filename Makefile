@@ -31,8 +31,9 @@ test: setup emerald
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q $(ARGS)
 
-bench: setup
+bench: setup emerald
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmark/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps pygba==0.2.9
 	@set -e; for script in benchmark/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
 setup: $(PYTHON_STAMP) $(SHOWDOWN_STAMP)
