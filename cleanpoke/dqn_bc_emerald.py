@@ -503,10 +503,6 @@ def main(args: Args) -> None:
     data = [len(episodes), places]
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     with Run(__file__, env.core.title.strip() or "Emerald", args, **options) as run, StopSignal() as stop:
-        picture = (args.height, args.width, 3)
-        memory = Memory(run.folder / "memory", places, args.num_envs, args.memory_size, picture)
-        if memory.is_new:
-            memory.add_demonstrations(episodes, args.height, args.width)
         seconds, best, env_steps = 0.0, -math.inf, 0
         if run.checkpoint:
             state = run.checkpoint.state
@@ -520,6 +516,10 @@ def main(args: Args) -> None:
             optimizer.load_state_dict(state["optimizer"])
             seconds, best, env_steps = state["seconds"], state["best"], state["env_steps"]
             restore_random_state(run.checkpoint.random_state)
+        picture = (args.height, args.width, 3)
+        memory = Memory(run.folder / "memory", places, args.num_envs, args.memory_size, picture)
+        if memory.is_new:
+            memory.add_demonstrations(episodes, args.height, args.width)
         run.progress.print(f"{data[0]} demonstrations, {places - data[0]:,} steps")
 
         def save() -> None:

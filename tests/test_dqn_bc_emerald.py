@@ -219,10 +219,10 @@ def test_playing_sees_what_the_memory_holds(folder, tmp_path):
 
 @pytest.mark.parametrize("imitation", ["margin", "cross_entropy"])
 def test_one_batch_of_demonstrations_is_imitated(folder, tmp_path, imitation):
-    args = small(folder, tmp_path, hidden=64, imitation=imitation)
+    args = small(folder, tmp_path, hidden=64, height=48, width=48, imitation=imitation)
     episode = demos.load_episode(demos.episodes_in(folder)[0])
-    pictures = torch.from_numpy(small_pictures(episode.observations[::4], args))
-    labels = torch.from_numpy(episode.labels[::4].astype(np.int64))
+    pictures = torch.from_numpy(small_pictures(episode.observations[::8], args))
+    labels = torch.from_numpy(episode.labels[::8].astype(np.int64))
     torch.manual_seed(0)
     network = QNetwork(args)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
@@ -293,8 +293,8 @@ def test_wrong_arguments_are_told_in_one_line(folder, tmp_path, changes, message
 def test_it_learns_to_leave_the_house(tmp_path):
     """The expert shows the beginning of some variants; offline and playing it learns to do so in others."""
     record_demonstrations(tmp_path / "data", None, 25, seed=1, max_steps=50)
-    args = small(tmp_path / "data", tmp_path, num_episodes=0, hidden=256, height=48, width=48)
-    args.offline_steps, args.online_steps, args.batch_size, args.learning_rate = 500, 250, 32, 1e-3
+    args = small(tmp_path / "data", tmp_path, num_episodes=0, hidden=256, height=40, width=40)
+    args.offline_steps, args.online_steps, args.batch_size, args.learning_rate = 600, 60, 32, 1e-3
     args.num_envs, args.steps_per_update, args.max_steps, args.memory_size = 4, 4, 80, 2000
     args.save_every = args.eval_every = 10_000
     args.eval_episodes, args.eval_max_steps, args.eval_epsilon = 4, 80, 0.1
