@@ -156,7 +156,7 @@ def test_it_learns_to_leave_the_house(tmp_path):
     """The expert shows the beginning of some variants, the clone plays others."""
     args = Args(data=tmp_path / "data", runs=tmp_path / "runs", learning_rate=1e-3)
     record_demonstrations(args.data, None, 25, seed=1, max_steps=50)
-    args = dataclasses.replace(args, height=48, width=48, batch_size=32, total_steps=700, save_every=10_000)
+    args = dataclasses.replace(args, height=40, width=40, batch_size=32, total_steps=700, threads=1)
     args = dataclasses.replace(args, eval_episodes=4, eval_max_steps=80, eval_every=10_000)
     bc_emerald.main(dataclasses.replace(args, eval_temperature=1.0))
     (run,) = (tmp_path / "runs").iterdir()
