@@ -7,13 +7,16 @@ Where they are known also: terminations, truncations (T,) bool, final_observatio
 
 The log, `<name>.demo`, holds the state of the console at the start, the buttons, and checksums of the memory,
 every 64 steps and at the end. It holds no pictures; of the real game its state is not yours to give away.
+A log without its `.npz` is what an interrupted recording leaves: `replay` gives the rest back.
 """
 
 import contextlib
+import copy
 import json
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cleanpoke.envs.emerald.core import BUTTONS
-from cleanpoke.envs.emerald.env import EmeraldEnv
+from cleanpoke.envs.emerald.env import NOOP, EmeraldEnv
 from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.errors import DISK_FULL, CleanPokeError
 from cleanpoke.run import atomic_file
@@ -78,14 +81,20 @@ def settings_of(env: EmeraldEnv) -> dict[str, Any]:
 
 
 class Recorder:
-    """Collects an episode of an environment while it is played, and its log."""
+    """Collects an episode of an environment while it is played, and its log. Steps can be taken back."""
 
     def __init__(self, env: EmeraldEnv, observation: np.ndarray, info: dict[str, Any], **meta: Any):
         """To be made right after `reset`; meta: what else to remember (who played, seed, …)."""
         self.env = env
         self.start = env.start
         rules = {"variant": info["variant"], "max_steps": env.max_steps, "step_cost": env.step_cost}
-        self.meta = {"format": FORMAT, **settings_of(env), **rules, **meta}
+        origin = {
+            # Of the memory: a state also holds the time at which it was saved.
+            "start_checksum": memory_checksum(env),
+            # Without them a place that was visited before the start would pay once more in a replay.
+            "start_milestones": list(env.start.milestones),
+        }
+        self.meta = {"format": FORMAT, **settings_of(env), **rules, **origin, **meta}
         self.observations = [observation]
         self.actions: list[int] = []
         self.expert_actions: list[int] = []
@@ -93,6 +102,8 @@ class Recorder:
         self.ends: list[tuple[bool, bool]] = []
         self.infos: list[dict[str, Any]] = []
         self.checksums: list[int] = []
+        self.segments: list[tuple[int, int | None]] = []
+        """Marked stretches: (first step, step after the last one), None while one is open."""
 
     def add(
         self,
@@ -111,6 +122,46 @@ class Recorder:
         if len(self.actions) % CHECKSUM_EVERY == 0 or terminated or truncated:
             self.checksums.append(memory_checksum(self.env))
 
+    def truncate(self, length: int) -> None:
+        """Forgets all steps but the first `length`; the environment is put back there by `restore`."""
+        for steps in (self.actions, self.expert_actions, self.rewards, self.ends, self.infos):
+            del steps[length:]
+        del self.observations[length + 1 :]
+        del self.checksums[length // CHECKSUM_EVERY :]
+        kept = []
+        for first, end in self.segments:
+            if end is None and first <= length:
+                kept.append((first, None))
+            elif end is not None and first < length:
+                kept.append((first, min(end, length)))
+        self.segments = kept
+
+    def copy(self) -> "Recorder":
+        """A record of the same steps that goes its own way from here."""
+        other = copy.copy(self)
+        other.meta = dict(self.meta)
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                setattr(other, name, list(value))
+        return other
+
+    def mark(self) -> bool:
+        """Begins a segment with the next step, or ends the open one; tells whether one is open now."""
+        if self.segments and self.segments[-1][1] is None:
+            first, _ = self.segments.pop()
+            if first < len(self.actions):
+                self.segments.append((first, len(self.actions)))
+            return False
+        self.segments.append((len(self.actions), None))
+        return True
+
+    def full_meta(self) -> dict[str, Any]:
+        """`meta` with the segments; one that is open ends with the last step."""
+        length = len(self.actions)
+        segments = [[first, length if end is None else end] for first, end in self.segments]
+        segments = [[first, end] for first, end in segments if first < end]
+        return {**self.meta, "segments": segments} if segments else dict(self.meta)
+
     def episode(self) -> Episode:
         """What has been recorded so far; an episode that goes on counts as truncated at its last step."""
         ends = np.array(self.ends, bool).reshape(-1, 2)
@@ -125,24 +176,31 @@ class Recorder:
             self.infos,
             self.observations[-1],
             np.array(self.expert_actions, np.int32),
-            self.meta,
+            self.full_meta(),
         )
 
     def save(self, path: Path) -> None:
-        """Writes the episode and its log, each complete or not at all."""
+        """Writes the log and the episode, each complete or not at all."""
+        self.save_log(path)
         save_episode(path, self.episode())
+
+    def save_log(self, path: Path) -> None:
+        """Writes `path` with the ending .demo, in milliseconds; the environment stands at the last step."""
+        checksums, length = self.checksums, len(self.actions)
+        if length % CHECKSUM_EVERY and not any(self.ends[-1]):
+            checksums = [*checksums, memory_checksum(self.env)]
         log = {
             "start_state": np.frombuffer(zlib.compress(self.start.content, 1), np.uint8),
             "actions": np.array(self.actions, np.int32),
             "expert_actions": np.array(self.expert_actions, np.int32),
-            "checksums": np.array(self.checksums, np.int64),
-            "meta": np.array(json.dumps(self.meta)),
+            "checksums": np.array(checksums, np.int64),
+            "meta": np.array(json.dumps(self.full_meta())),
         }
         write_npz(path.with_suffix(".demo"), log)
 
 
 class Agent(Protocol):
-    """Whoever can be recorded."""
+    """Whoever can be recorded. If it has a method `begin()`, that is called before each episode."""
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
         """The number of the button to press."""
@@ -163,6 +221,8 @@ def record_episode(
     """
     generator = np.random.default_rng(seed)
     observation, info = env.reset(seed=int(generator.integers(2**31)))
+    if hasattr(agent, "begin"):
+        agent.begin()
     recorder = Recorder(env, observation, info, seed=list(seed), noise=noise, **meta)
     is_over = False
     while not is_over:
@@ -234,6 +294,7 @@ def load_episode(path: str | Path) -> Episode:
         raise DemoError(f"{path} lacks {', '.join(missing)}: record it again, or add the arrays")
     actions, observations = columns["actions"], columns["observations"]
     length = len(actions) if actions.ndim == 1 else -1
+    infos, meta = _json_of(path, columns, "infos", []), _json_of(path, columns, "meta", {})
 
     def refuse(name: str, problem: str, fix: str = "record it again") -> None:
         raise DemoError(f"{path}: {name} {problem}; {fix}")
@@ -244,17 +305,32 @@ def load_episode(path: str | Path) -> Episode:
         refuse("observations", f"holds {observations.dtype}", "store the pictures as uint8, 0 to 255")
     if observations.ndim != 4 or observations.shape[3] not in (1, 3):
         refuse("observations", f"has shape {observations.shape}, not (T, h, w, 3) or (T, h, w, 1)")
-    if not np.issubdtype(actions.dtype, np.integer):
-        refuse("actions", f"holds {actions.dtype}", "store the numbers of the buttons as integers")
-    for name in ("actions", "expert_actions"):
-        values = columns.get(name)
-        if values is not None and (values.min() < 0 or values.max() >= NUM_ACTIONS):
-            refuse(name, f"holds {values.min()} … {values.max()}, not 0 … {NUM_ACTIONS - 1}")
+    final = columns.get("final_observation")
+    if final is not None and (final.dtype != np.uint8 or final.shape != observations.shape[1:]):
+        refuse("final_observation", f"is {final.dtype} {final.shape}, not uint8 {observations.shape[1:]}")
+    for name in ("rewards", "dones", "terminations", "truncations", "expert_actions"):
+        if name in columns and (columns[name].ndim != 1 or columns[name].dtype.kind not in "buif"):
+            refuse(name, f"is {columns[name].dtype} {columns[name].shape}, not ({length},) numbers")
     for name in ("observations", "rewards", "dones", "terminations", "truncations", "expert_actions"):
         if name in columns and len(columns[name]) != length:
             refuse(name, f"has {len(columns[name])} rows, actions {length}")
+    for name in ("actions", "expert_actions"):
+        values = columns.get(name)
+        if values is None:
+            continue
+        if not np.issubdtype(values.dtype, np.integer):
+            refuse(name, f"holds {values.dtype}", "store the numbers of the buttons as integers")
+        if values.min() < 0 or values.max() >= NUM_ACTIONS:
+            refuse(name, f"holds {values.min()} … {values.max()}, not 0 … {NUM_ACTIONS - 1}")
     if not np.isfinite(columns["rewards"]).all():
         refuse("rewards", "has values that are not finite")
+    is_list = isinstance(infos, list) and all(isinstance(info, dict) for info in infos)
+    if not is_list or len(infos) not in (0, length):
+        refuse("infos", f"is no list of {length} dictionaries")
+    if not isinstance(meta, dict):
+        refuse("meta", "is no dictionary")
+    if columns["episode_length"].size != 1 or columns["episode_length"].item() != length:
+        refuse("episode_length", f"is {columns['episode_length']}, actions has {length} rows")
     dones = columns["dones"].astype(bool)
     if dones[:-1].any():
         refuse("dones", f"ends at step {int(dones.argmax())} of {length}", "store one episode in one file")
@@ -266,18 +342,27 @@ def load_episode(path: str | Path) -> Episode:
         columns["rewards"].astype(np.float32),
         terminations,
         truncations,
-        _json_of(path, columns, "infos", []),
-        columns.get("final_observation"),
+        infos,
+        final,
         columns.get("expert_actions"),
-        _json_of(path, columns, "meta", {}),
+        meta,
     )
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_meta(path: Path) -> dict[str, Any]:
+    """`meta` of an episode or a log, without reading the rest; {} if it has none. Raises DemoError."""
+    meta = _json_of(path, read_npz(path, only=("meta",)), "meta", {})
+    if not isinstance(meta, dict):
+        raise DemoError(f"{path}: meta is no dictionary; record it again")
+    return meta
+
+
+def read_npz(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a file, all or `only` these, as far as they are no pickles. Raises DemoError."""
     try:
         with np.load(path, allow_pickle=False) as file:
             columns = {}
-            for name in file.files:
+            for name in file.files if only is None else sorted(set(only) & set(file.files)):
                 # Lists of dictionaries of other programs are pickled: not needed, and not to be trusted.
                 with contextlib.suppress(ValueError):
                     columns[name] = file[name]
@@ -311,6 +396,22 @@ def episodes_in(folder: str | Path) -> list[Path]:
     return files
 
 
+def open_folder(folder: Path, settings: dict[str, Any]) -> list[Path]:
+    """Makes a folder ready to record into; returns the episodes that are there.
+
+    Raises DemoError if it cannot be written, and if something there was recorded with other settings.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DemoError(f"cannot write into {folder} ({error.strerror}): choose another --output") from error
+    for path in sorted([*folder.glob("*.npz"), *folder.glob("*.demo")]):
+        check_settings(path, read_meta(path), settings)
+    return sorted(folder.glob("*.npz"))
+
+
 def check_settings(path: Path, meta: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raises DemoError if an episode was recorded with another cartridge or other settings."""
     for name in SETTINGS:
@@ -336,28 +437,93 @@ def load_matching(path: Path, settings: dict[str, Any]) -> Episode:
 # ---------------------------------------------------------------- playing again
 
 
-def replay(path: Path, env: EmeraldEnv) -> Episode:
-    """Plays a log again, checks its checksums, and returns the episode it is of.
+@dataclass(slots=True)
+class Log:
+    """What an episode is played again from."""
 
-    env: with the same cartridge and settings. Raises DemoError where the memory is not what it was.
-    """
+    path: Path
+    start: SaveState
+    actions: list[int]
+    expert_actions: list[int]
+    checksums: list[int]
+    """Of the memory after each 64th step and after the last."""
+    meta: dict[str, Any]
+
+
+def load_log(path: Path) -> Log:
+    """Reads a `.demo` file. Raises DemoError if it is none, or damaged."""
     columns = read_npz(path)
     if missing := {"start_state", "actions", "expert_actions", "checksums", "meta"} - set(columns):
         raise DemoError(f"{path} lacks {', '.join(sorted(missing))}: it is no log of an episode")
     meta = _json_of(path, columns, "meta", {})
-    check_settings(path, meta, settings_of(env))
-    state = SaveState(meta["rom_sha1"], zlib.decompress(columns["start_state"].tobytes()))
-    env.max_steps, env.step_cost = meta["max_steps"], meta["step_cost"]
-    observation, info = env.reset(options={"state": state})
+    if missing := {*SETTINGS, "max_steps", "step_cost"} - set(meta):
+        raise DemoError(f"{path}: meta lacks {', '.join(sorted(missing))}; record it again")
+    try:
+        content = zlib.decompress(columns["start_state"].tobytes())
+    except zlib.error as error:
+        raise DemoError(f"{path}: start_state is damaged; record it again") from error
+    start = SaveState(meta["rom_sha1"], content, tuple(meta.get("start_milestones", ())))
+    actions, expert_actions = columns["actions"].tolist(), columns["expert_actions"].tolist()
+    checksums = columns["checksums"].tolist()
+    length = len(actions)
+    if not length or len(expert_actions) != length or len(checksums) != -(-length // CHECKSUM_EVERY):
+        raise DemoError(
+            f"{path}: {length} actions, {len(expert_actions)} expert_actions and {len(checksums)} "
+            "checksums do not go together; record it again"
+        )
+    if not all(0 <= action < len(meta["buttons"]) for action in actions):
+        raise DemoError(f"{path}: actions holds more than 0 … {len(meta['buttons']) - 1}; record it again")
+    return Log(path, start, actions, expert_actions, checksums, meta)
+
+
+def env_of(log: Log, rom_path: str | Path) -> EmeraldEnv:
+    """An environment with the settings of a log."""
+    meta = log.meta
+    height, width = meta["resolution"]
+    return EmeraldEnv(
+        rom_path,
+        press_frames=meta["press_frames"],
+        release_frames=meta["release_frames"],
+        resolution=(height, width),
+        grayscale=meta["grayscale"],
+        with_noop=NOOP in meta["buttons"],
+        max_steps=meta["max_steps"],
+        step_cost=meta["step_cost"],
+    )
+
+
+def replay(path: Path, env: EmeraldEnv) -> Episode:
+    """The episode that a log is of; as `play_again`."""
+    return play_again(load_log(path), env).episode()
+
+
+def play_again(log: Log, env: EmeraldEnv, on_step: Callable[[int], None] = lambda step: None) -> Recorder:
+    """Plays a log and checks its checksums. Then `env` stands at the end, and the recorder can go on.
+
+    env: with the same cartridge and settings; on_step: called with the number of steps taken, from 0 on.
+    Raises DemoError where the memory is not what it was.
+    """
+    if log.meta["rom_sha1"] != env.core.sha1:
+        raise DemoError(
+            f"{log.path} was recorded with rom_sha1 {log.meta['rom_sha1'][:10]}…, {env.core.rom.name} is "
+            f"{env.core.sha1[:10]}…: give that cartridge as --rom-path"
+        )
+    check_settings(log.path, log.meta, settings_of(env))
+    env.max_steps, env.step_cost = log.meta["max_steps"], log.meta["step_cost"]
+    observation, info = env.reset(options={"state": log.start})
     recorder = Recorder(env, observation, info)
-    recorder.meta = meta
-    expected = columns["checksums"].tolist()
-    pairs = zip(columns["actions"].tolist(), columns["expert_actions"].tolist(), strict=True)
+    recorder.meta = dict(log.meta)
+    recorder.segments = [(first, end) for first, end in recorder.meta.pop("segments", [])]
+    expected = iter(log.checksums)
+    on_step(0)
+    pairs = zip(log.actions, log.expert_actions, strict=True)
     for step, (action, expert_action) in enumerate(pairs, start=1):
         recorder.add(action, expert_action, env.step(action))
-        if recorder.checksums != expected[: len(recorder.checksums)]:
+        is_checked = step % CHECKSUM_EVERY == 0 or step == len(log.actions)
+        if is_checked and memory_checksum(env) != next(expected):
             raise DemoError(
-                f"{path}: at step {step} the memory is not what it was: another version of the "
+                f"{log.path}: at step {step} the memory is not what it was: another version of the "
                 "emulator, or a damaged log"
             )
-    return recorder.episode()
+        on_step(step)
+    return recorder

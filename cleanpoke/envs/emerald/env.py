@@ -7,6 +7,9 @@ One step presses a button for `press_frames` and lets it go for `release_frames`
 milestone, the first time it is reached, less a small cost of each step; nothing can be earned twice.
 """
 
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +50,16 @@ class Beginning(NamedTuple):
     observation: np.ndarray
     info: dict[str, Any]
     reached: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A moment of an episode to go back to: console and picture, compressed, and what was reached when."""
+
+    console: bytes
+    picture: bytes
+    reached: dict[str, int]
+    steps: int
 
 
 class EmeraldEnv(gym.Env):
@@ -102,6 +115,8 @@ class EmeraldEnv(gym.Env):
         """Name to a state just after some episode reached it, for the curriculum."""
         self.start: SaveState | None = None
         """Where the episode began: `reset` with it begins the same one."""
+        self.on_frame: Callable[[], None] | None = None
+        """Called after each frame of a step, which is then drawn: for people who want to see it move."""
         self._titles: dict[int, SaveState] = {}
         self._beginnings: dict[SaveState, Beginning] = {}
         self._window: Any = None
@@ -182,10 +197,10 @@ class EmeraldEnv(gym.Env):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         button = self.buttons[int(action)]
         self.core.set_keys(() if button == NOOP else (button,))
-        self.core.run(self.press_frames, drawn=0 if self.release_frames else 1)
+        self._run(self.press_frames, drawn=0 if self.release_frames else 1)
         self.core.set_keys(())
         if self.release_frames:
-            self.core.run(self.release_frames)
+            self._run(self.release_frames)
         self.steps += 1
         look = memory.read_state(self.core)
         new = self.progress.update(self.core, look, self.steps)
@@ -198,6 +213,31 @@ class EmeraldEnv(gym.Env):
         if self.render_mode == "human":
             self.render()
         return self._observation(), reward, terminated, truncated, self._info(look, new)
+
+    def _run(self, frames: int, drawn: int = 1) -> None:
+        if self.on_frame is None:
+            self.core.run(frames, drawn)
+            return
+        for _ in range(frames):
+            self.core.run(1)
+            self.on_frame()
+
+    def snapshot(self) -> Snapshot:
+        """This moment of the episode, in some KB."""
+        console = zlib.compress(self.core.save_state(), 1)
+        picture = zlib.compress(self.core.pixels.tobytes(), 1)
+        return Snapshot(console, picture, dict(self.progress.reached), self.steps)
+
+    def restore(self, snapshot: Snapshot) -> tuple[np.ndarray, dict[str, Any]]:
+        """Goes back to a moment of this episode, as if what came after had never been.
+
+        Unlike `reset` with a state it runs no frame and keeps the count of steps. Returns as `reset` does.
+        """
+        self.core.load_state(zlib.decompress(snapshot.console))
+        picture = np.frombuffer(zlib.decompress(snapshot.picture), np.uint8)
+        self.core.pixels[:] = picture.reshape(self.core.pixels.shape)
+        self.progress.reached, self.steps = dict(snapshot.reached), snapshot.steps
+        return self._observation(), self._info(memory.read_state(self.core), [])
 
     def save_state(self) -> SaveState:
         """The game as it is, to begin episodes from."""

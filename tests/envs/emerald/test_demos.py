@@ -7,7 +7,7 @@ import pytest
 
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.demos import DemoError, Recorder, load_episode, replay
-from cleanpoke.envs.emerald.env import EmeraldEnv
+from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 
 
@@ -64,10 +64,133 @@ def test_a_log_that_does_not_fit_is_told(recorded, tmp_path):
         replay(path, EmeraldEnv())
 
 
+def play(recorder: Recorder, env: EmeraldEnv, actions: list[int]) -> list:
+    """Records these steps; moments to go back to."""
+    moments = [env.snapshot()]
+    for action in actions:
+        recorder.add(action, action, env.step(action))
+        moments.append(env.snapshot())
+    return moments
+
+
+def test_an_episode_with_steps_taken_back_is_the_one_without_them(tmp_path):
+    generator = np.random.default_rng(1)
+    actions = [2, 6, 6, 0, 4, 4, 4, 0, *generator.integers(0, 10, 140).tolist()]
+    env = EmeraldEnv()
+    straight = Recorder(env, *env.reset())
+    play(straight, env, actions)
+    straight.save(tmp_path / "straight.npz")
+    recorder = Recorder(env, *env.reset())
+    moments = play(recorder, env, actions[:6] + generator.integers(0, 10, 70).tolist())
+    recorder.mark()
+    env.restore(moments[6])  # before the clock is set; the milestone and the mark are taken back, too
+    recorder.truncate(6)
+    branch = recorder.copy()
+    play(recorder, env, [0] * 80)
+    env.restore(moments[6])
+    play(branch, env, actions[6:])
+    branch.save(tmp_path / "branch.npz")
+    assert (tmp_path / "branch.npz").read_bytes() == (tmp_path / "straight.npz").read_bytes()
+    assert (tmp_path / "branch.demo").read_bytes() == (tmp_path / "straight.demo").read_bytes()
+    again = replay(tmp_path / "branch.demo", EmeraldEnv())
+    assert again.infos == load_episode(tmp_path / "branch.npz").infos
+    assert [info["new_milestones"] for info in again.infos[5:8]] == [[], [], ["CLOCK_SET"]]
+
+
+def test_the_last_step_of_a_log_is_checked_too(tmp_path):
+    env = EmeraldEnv()
+    recorder = Recorder(env, *env.reset())
+    play(recorder, env, [2, 6, 6, 0, 4])
+    recorder.save_log(tmp_path / "short.demo")
+    assert not (tmp_path / "short.npz").exists()
+    episode = replay(tmp_path / "short.demo", EmeraldEnv())
+    assert len(episode) == 5 and episode.truncations.tolist() == 4 * [False] + [True]
+    columns = demos.read_npz(tmp_path / "short.demo")
+    columns["actions"][-1] = 7
+    demos.write_npz(tmp_path / "short.demo", columns)
+    with pytest.raises(DemoError, match="at step 5 the memory is not what it was"):
+        replay(tmp_path / "short.demo", EmeraldEnv())
+
+
+def test_what_was_reached_before_the_start_pays_nothing_in_a_replay_either(tmp_path):
+    """Back upstairs the bedroom's milestone does not count again, though memory alone would not know."""
+    env, expert = EmeraldEnv(), Expert()
+    observation, info = env.reset()
+    while "PLAYER_HOUSE" not in info["milestones"]:
+        observation, _, _, _, info = env.step(expert.get_action(observation, info))
+    recorder = Recorder(env, *env.reset(options={"state": env.save_state()}))
+    play(recorder, env, 2 * [env.buttons.index("UP")])
+    assert recorder.infos[-1]["map"] == [1, 1] and recorder.infos[-1]["new_milestones"] == []
+    recorder.save(tmp_path / "later.npz")
+    again = replay(tmp_path / "later.demo", EmeraldEnv())
+    assert again.rewards.tolist() == load_episode(tmp_path / "later.npz").rewards.tolist()
+    assert again.infos == recorder.infos and recorder.meta["start_milestones"][-1] == "PLAYER_HOUSE"
+
+
+def test_segments_follow_what_is_taken_back():
+    env = EmeraldEnv()
+    recorder = Recorder(env, *env.reset())
+    for length, is_open in ((2, True), (5, False), (7, True)):
+        play(recorder, env, [1] * (length - len(recorder.actions)))
+        assert recorder.mark() == is_open
+    assert recorder.full_meta()["segments"] == [[2, 5]]  # nothing has happened in the open one yet
+    play(recorder, env, [1, 1])
+    assert recorder.full_meta()["segments"] == [[2, 5], [7, 9]]
+    for length, segments in ((8, [[2, 5], [7, 8]]), (6, [[2, 5]]), (4, [[2, 4]]), (2, None)):
+        recorder.truncate(length)
+        assert recorder.full_meta().get("segments") == segments
+
+
+def test_a_folder_holds_one_cartridge_and_one_kind_of_settings(recorded, tmp_path):
+    path, recorder = recorded
+    settings = demos.settings_of(recorder.env)
+    assert demos.open_folder(path.parent, settings) == [path]
+    assert demos.read_meta(path) == demos.read_meta(path.with_suffix(".demo")) == recorder.meta
+    with pytest.raises(DemoError, match=r"episode_00000\.\w+ was recorded with press_frames 12, not 8"):
+        demos.open_folder(path.parent, settings | {"press_frames": 8})
+    assert demos.open_folder(tmp_path / "new" / "one", settings) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(DemoError, match="cannot write into .*file/folder .*: choose another --output"):
+        demos.open_folder(tmp_path / "file" / "folder", settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("actions", np.zeros(0, np.int32), "0 actions, 150 expert_actions"),
+        ("actions", np.full(150, 10, np.int32), r"actions holds more than 0 … 9"),
+        ("checksums", np.zeros(1, np.int64), "1 checksums do not go together"),
+        ("start_state", np.zeros(10, np.uint8), "start_state is damaged"),
+        ("meta", np.array("{}"), "meta lacks buttons, grayscale"),
+    ],
+)
+def test_bad_logs_are_told_with_field_and_fix(recorded, tmp_path, name, value, message):
+    columns = demos.read_npz(recorded[0].with_suffix(".demo")) | {name: value}
+    demos.write_npz(tmp_path / "bad.demo", columns)
+    with pytest.raises(DemoError, match=message) as raised:
+        replay(tmp_path / "bad.demo", EmeraldEnv())
+    assert "bad.demo" in str(raised.value) and "record it again" in str(raised.value)
+
+
+def test_a_log_of_another_cartridge_names_the_option(recorded, tmp_path):
+    other = tmp_path / "other.gba"
+    other.write_bytes(TINY_TOWN.read_bytes() + b"\0")
+    with pytest.raises(DemoError, match=r"other\.gba is .*: give that cartridge as --rom-path"):
+        replay(recorded[0].with_suffix(".demo"), EmeraldEnv(other))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("actions", None, "lacks actions"),
+        ("dones", np.array(True), "dones is bool"),
+        ("rewards", np.full(150, "a"), "rewards is <U1"),
+        ("rewards", np.zeros((150, 2)), r"rewards is float64 \(150, 2\)"),
+        ("expert_actions", np.zeros(150), "expert_actions holds float64"),
+        ("final_observation", np.zeros((2, 2, 3), np.uint8), "final_observation is uint8"),
+        ("infos", np.array("[{}]"), "infos is no list of 150 dictionaries"),
+        ("meta", np.array("[]"), "meta is no dictionary"),
+        ("episode_length", np.array(7), "episode_length is 7, actions has 150 rows"),
         ("actions", np.full(150, 12), "actions holds 12 … 12, not 0 … 10"),
         ("actions", np.zeros(149, int), "observations has 150 rows, actions 149"),
         ("actions", np.zeros(150), "integers"),

@@ -108,6 +108,39 @@ def test_a_state_begins_the_same_episode_however_often():
     assert (env.render() == env.reset(options={"state": states[-1]})[0]).all()
 
 
+def test_taken_back_steps_have_never_been():
+    """Memory, picture, milestones and rewards after `restore` are those of the first time, often over."""
+    env, expert, generator = EmeraldEnv(variant="random"), Expert(), np.random.default_rng(0)
+    observation, info = env.reset(seed=3)
+    moments, seen = [env.snapshot()], [(observation, info)]
+    rewards = []
+    for _ in range(70):
+        observation, reward, _, _, info = env.step(expert.get_action(observation, info))
+        moments.append(env.snapshot())
+        seen.append((observation, info))
+        rewards.append(reward)
+    assert sum(reward > 0 for reward in rewards) > 3
+    assert max(len(moment.console) + len(moment.picture) for moment in moments) < 20_000
+    for at in (65, 10, 40, 0):
+        for _ in range(5):  # elsewhere in between
+            env.step(int(generator.integers(10)))
+        observation, info = env.restore(moments[at])
+        assert (observation == seen[at][0]).all() and (env.render() == observation).all()
+        assert info["milestones"] == seen[at][1]["milestones"] and info["steps"] == at
+        for step in range(at, min(at + 20, 70)):
+            observation, reward, _, _, info = env.step(expert.get_action(observation, info))
+            assert reward == rewards[step] and (observation == seen[step + 1][0]).all()
+            assert info["state"] == seen[step + 1][1]["state"] and info["steps"] == step + 1
+
+
+def test_watching_each_frame_changes_nothing():
+    actions = [2, 6, 6, 0, 4, *np.random.default_rng(0).integers(0, 10, 55).tolist()]
+    watched, frames = EmeraldEnv(), []
+    watched.on_frame = lambda: frames.append(watched.core.pixels[..., :3].tobytes())
+    assert walk(watched, actions) == walk(EmeraldEnv(), actions)
+    assert len(frames) == 60 * 24 and len(set(frames[24:48])) > 10  # the first step to the left
+
+
 def test_many_games_are_what_each_would_be_alone():
     """Also over the end of an episode: the step after it begins the next one and pays nothing."""
     generator = np.random.default_rng(1)
