@@ -226,6 +226,7 @@ def record_episode(
     recorder = Recorder(env, observation, info, seed=list(seed), noise=noise, **meta)
     is_over = False
     while not is_over:
+        on_step()
         wanted = int(agent.get_action(observation, info))
         if not 0 <= wanted < len(env.buttons):
             raise CleanPokeError(f"the agent chose action {wanted}: it must be 0 … {len(env.buttons) - 1}")
