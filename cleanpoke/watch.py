@@ -1,14 +1,17 @@
-"""What people see of an agent at play: its decisions one by one, and videos. No algorithm.
+"""What people see of an agent at play: its decisions one by one, windows, and videos. No algorithm.
 
 A script whose agents can be watched defines `moments`, a generator that plays for ever and yields a `Moment`
 before each decision; who sends an action into it has that one taken instead of the agent's.
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -99,6 +102,34 @@ def labelled(picture: np.ndarray, lines: list[str], height: int = 420) -> np.nda
     for index, line in enumerate(lines):
         draw.text((4, picture.shape[0] + 22 * index), line, font=font)
     return np.asarray(image)
+
+
+def open_window(size: tuple[int, int], caption: str, instead: str = "") -> Any:
+    """A window of pygame's, as its Surface; `pygame.quit()` closes it.
+
+    instead: what else one can do. Raises CleanPokeError without a display, where SDL, left to itself, would
+    draw for nobody.
+    """
+    import pygame  # only here: it greets everybody who imports it
+
+    names = ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY")
+    problem = "" if sys.platform != "linux" or any(map(os.environ.get, names)) else "DISPLAY is not set"
+    if not problem:
+        try:
+            pygame.display.init()
+            screen = pygame.display.set_mode(size)
+            if pygame.display.get_driver() == "offscreen" and not os.environ.get("SDL_VIDEODRIVER"):
+                problem = f"DISPLAY is {os.environ.get('DISPLAY')!r}, and nothing answers there"
+        except pygame.error as error:
+            problem = str(error)
+    if problem:
+        pygame.quit()
+        raise CleanPokeError(
+            f"there is no display for a window ({problem}): run this where you can see one{instead}"
+        )
+    pygame.display.set_caption(caption)
+    pygame.font.init()
+    return screen
 
 
 class Video:

@@ -17,7 +17,7 @@ import pygame
 import tyro
 
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.watch import Moment, Moments, enlarged, script_for, script_of
+from cleanpoke.watch import Moment, Moments, enlarged, open_window, script_for, script_of
 
 PANEL_WIDTH, LINE_HEIGHT = 300, 20
 KEYS = {
@@ -125,15 +125,8 @@ def main(args: Args) -> None:
     you = args.checkpoint is None and not args.random
     moment = next(moments)
     picture = enlarged(moment.picture, args.height)
-    try:
-        pygame.init()
-        height = max(picture.shape[0], (7 + len(moment.action_names)) * LINE_HEIGHT)
-        screen = pygame.display.set_mode((picture.shape[1] + PANEL_WIDTH, height))
-    except pygame.error as error:
-        raise CleanPokeError(
-            f"there is no display to play on ({error}): run this where you can see a window"
-        ) from error
-    pygame.display.set_caption(f"CleanPoke: {env_id}")
+    height = max(picture.shape[0], (7 + len(moment.action_names)) * LINE_HEIGHT)
+    screen = open_window((picture.shape[1] + PANEL_WIDTH, height), f"CleanPoke: {env_id}")
     font, clock = pygame.font.Font(None, 20), pygame.time.Clock()
     held: set[str] = set()
     paused, steps = False, 0
