@@ -27,6 +27,7 @@ train: setup
 test: setup emerald
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@command -v arm-none-eabi-gcc >/dev/null || { $(call apt_install,gcc-arm-none-eabi); }
+	@command -v Xvfb >/dev/null && command -v xdotool >/dev/null || { $(call apt_install,xvfb xdotool); }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q $(ARGS)
