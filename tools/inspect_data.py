@@ -1,18 +1,26 @@
-"""Shows what a folder of battles holds, and proves that it can be trained on.
+"""Shows what a folder of battles or of demonstrations holds, and proves that it can be trained on.
 
     python tools/inspect_data.py expert_data/gen1ou
     python tools/inspect_data.py expert_data/gen1ou --num-samples 1000 --verify
+    python tools/inspect_data.py expert_data/tiny_town
 
-The last line is `trainable: yes`, or the program stops with one line that says what is wrong (exit status 1).
+Of demonstrations every file is checked in full. The last line is `trainable: yes`, or the program stops with
+one line that says what is wrong (exit status 1).
 """
 
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
 
+from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.core import BUTTONS
+from cleanpoke.envs.emerald.demos import DemoError
+from cleanpoke.envs.emerald.env import NOOP
+from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.showdown.arena import wilson_interval
 from cleanpoke.envs.showdown.battle_files import (
     MISSING_ACTION,
@@ -22,26 +30,45 @@ from cleanpoke.envs.showdown.battle_files import (
     read_folder,
 )
 from cleanpoke.envs.showdown.encoder import NUM_ACTIONS, NUM_BENCH, NUM_MOVES
-from cleanpoke.errors import user_errors
+from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.terminal import Progress
 
 ACTION_NAMES = (
     *(f"move {slot + 1}" for slot in range(NUM_MOVES)),
     *(f"switch {slot + 1}" for slot in range(NUM_BENCH)),
     *(f"move {slot + 1} + gimmick" for slot in range(NUM_MOVES)),
 )
+BUTTON_NAMES = (*BUTTONS, NOOP)
 BAR_WIDTH = 40
 
 
 @dataclass
 class Args:
     folder: tyro.conf.Positional[Path]
-    """folder of battle files"""
+    """folder of battles or of demonstrations"""
     num_samples: int = 100
-    """random trajectories to check in full, together with the other point of view of their battles"""
+    """of battles: random trajectories to check in full, together with the other point of view"""
     verify: bool = False
-    """check every trajectory and the CRC32 of every file"""
+    """of battles: check every trajectory and the CRC32 of every file"""
     seed: int = 0
-    """seed of the random choice of trajectories"""
+    """of battles: seed of the random choice of trajectories"""
+
+
+def histogram(lengths: np.ndarray) -> list[str]:
+    """Ten bars."""
+    bins = np.unique(np.linspace(lengths.min(), lengths.max() + 1, 11).astype(int))
+    counts, edges = np.histogram(lengths, bins)
+    return [
+        f"  {low:>5} - {high - 1:<5} {count:>9,}  {bar(count, counts.max())}".rstrip()
+        for count, low, high in zip(counts, edges, edges[1:], strict=False)
+    ]
+
+
+def bar(count: int, largest: int) -> str:
+    return "#" * round(BAR_WIDTH * count / max(largest, 1))
+
+
+# --- Battles ----------------------------------------------------------------------------------------------
 
 
 def column(battles: Battles, name: str) -> np.ndarray:
@@ -72,16 +99,11 @@ def describe_lengths(battles: Battles) -> list[str]:
     """Decisions per trajectory, with a histogram."""
     lengths = battles.trajectories["length"]
     turns = battles.trajectories["turns"]
-    bins = np.unique(np.linspace(lengths.min(), lengths.max() + 1, 11).astype(int))
-    counts, edges = np.histogram(lengths, bins)
-    lines = [
+    return [
         f"decisions per trajectory: min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}; "
-        f"turns: min {turns.min()}, median {np.median(turns):g}, max {turns.max()}"
+        f"turns: min {turns.min()}, median {np.median(turns):g}, max {turns.max()}",
+        *histogram(lengths),
     ]
-    for count, low, high in zip(counts, edges, edges[1:], strict=False):
-        bar = "#" * round(BAR_WIDTH * count / counts.max())
-        lines.append(f"  {low:>5} - {high - 1:<5} {count:>9,}  {bar}".rstrip())
-    return lines
 
 
 def describe_actions(battles: Battles) -> list[str]:
@@ -97,8 +119,7 @@ def describe_actions(battles: Battles) -> list[str]:
     total = len(actions)
     lines = ["actions: " + ", ".join(f"{count / total:.1%} {kind}" for kind, count in kinds.items())]
     for name, count in zip(ACTION_NAMES, counts, strict=True):
-        bar = "#" * round(BAR_WIDTH * count / max(1, counts.max()))
-        lines.append(f"  {name:<16} {count:>9,}  {bar}".rstrip())
+        lines.append(f"  {name:<16} {count:>9,}  {bar(count, counts.max())}".rstrip())
     forced = (num_legal == 1).mean()
     return [
         *lines,
@@ -216,7 +237,7 @@ def prove_trainable(battles: Battles, num_samples: int, seed: int) -> str:
     )
 
 
-def main(args: Args) -> None:
+def inspect_battles(args: Args) -> None:
     if args.num_samples < 1:
         raise BattleFileError(f"--num-samples must be at least 1, not {args.num_samples}")
     battles = read_folder(args.folder, verify=args.verify)
@@ -232,6 +253,183 @@ def main(args: Args) -> None:
         print(*describe(battles), sep="\n", end="\n\n")
     print(prove_trainable(battles, args.num_samples, args.seed))
     print("trainable: yes")
+
+
+# --- Demonstrations ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Summary:
+    """What is counted of one episode; T steps."""
+
+    path: Path
+    actions: np.ndarray
+    wanted: np.ndarray
+    """(T,): what the expert would have pressed."""
+    total: float
+    milestones: dict[str, int]
+    """Name to the step at which it was reached, from 1 on."""
+    is_terminated: bool
+    origin: int
+    """Checksum of where it began."""
+    has_log: bool
+    meta: dict
+
+
+def summarize(path: Path) -> Summary:
+    """Reads and checks one episode in full, and its log if there is one. Raises DemoError."""
+    episode = demos.load_episode(path)
+    milestones = {
+        name: step
+        for step, info in enumerate(episode.infos, start=1)
+        for name in info.get("new_milestones", [])
+    }
+    log_path = path.with_suffix(".demo")
+    has_log = log_path.exists()
+    if has_log and demos.load_log(log_path).actions != episode.actions.tolist():
+        raise DemoError(
+            f"{log_path} is of another episode than {path.name}: make the episode again with "
+            f"tools/view_demo.py {log_path} --rebuild {path}, or delete the log"
+        )
+    return Summary(
+        path,
+        episode.actions,
+        episode.labels,
+        float(episode.rewards.sum()),
+        milestones,
+        bool(episode.terminations[-1]),
+        episode.meta.get("start_checksum", zlib.crc32(episode.observations[0])),
+        has_log,
+        episode.meta,
+    )
+
+
+def read_demonstrations(folder: Path) -> tuple[list[Summary], list[str]]:
+    """All episodes that can be used, and what is wrong with the others."""
+    summaries, broken, line = [], [], Progress(unit="file")
+    paths = sorted(folder.glob("*.npz"))
+    for number, path in enumerate(paths, start=1):
+        try:
+            summary = summarize(path)
+            if summaries:
+                demos.check_settings(path, summary.meta, summaries[0].meta)
+            summaries.append(summary)
+        except DemoError as error:
+            broken.append(str(error))
+        line.update(number, len(paths))
+    line.end()
+    return summaries, broken
+
+
+def describe_demonstrations(folder: Path, summaries: list[Summary]) -> list[str]:
+    """Size, cartridge, settings, who played."""
+    meta, steps = summaries[0].meta, sum(len(one.actions) for one in summaries)
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".npz", ".demo"))
+    lines = [f"{folder}: {len(summaries):,} episodes, {steps:,} steps, {size / 1e6:,.1f} MB"]
+    if "rom_sha1" in meta:
+        picture = (
+            f"{meta['resolution'][0]} x {meta['resolution'][1]} {'grey' if meta['grayscale'] else 'colour'}"
+        )
+        lines.append(
+            f"cartridge {meta['rom_sha1']}, {meta['press_frames']} + {meta['release_frames']} frames a step, "
+            f"{picture}"
+        )
+    players = Counter(str(one.meta.get("player", "unknown")) for one in summaries)
+    variants = len({one.meta.get("variant", 0) for one in summaries})
+    logs = sum(one.has_log for one in summaries)
+    lines.append("played by " + ", ".join(f"{name} ({count:,})" for name, count in players.most_common()))
+    lines.append(f"{variants:,} variants; {logs:,} episodes have a log from which they can be played again")
+    segments = sum(len(one.meta.get("segments", [])) for one in summaries)
+    return [*lines, f"marked segments: {segments:,}"] if segments else lines
+
+
+def describe_episodes(summaries: list[Summary]) -> list[str]:
+    """Lengths, returns, how they ended."""
+    lengths = np.array([len(one.actions) for one in summaries])
+    totals = np.array([one.total for one in summaries])
+    ended = sum(one.is_terminated for one in summaries)
+    return [
+        f"steps per episode: min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
+        *histogram(lengths),
+        f"return per episode: min {totals.min():.3f}, median {np.median(totals):.3f}, max {totals.max():.3f}",
+        f"{ended:,} reached the end of the game, {len(summaries) - ended:,} were cut off",
+    ]
+
+
+def describe_buttons(summaries: list[Summary]) -> list[str]:
+    """How often each button was pressed, and how often the expert wanted it."""
+    actions = np.concatenate([one.actions for one in summaries])
+    wanted = np.concatenate([one.wanted for one in summaries])
+    pressed_counts, wanted_counts = (
+        np.bincount(column, minlength=len(BUTTON_NAMES)) for column in (actions, wanted)
+    )
+    lines = [f"{'button':<8} {'pressed':>9} {'wanted':>9}   share of what is imitated"]
+    for name, pressed, count in zip(BUTTON_NAMES, pressed_counts, wanted_counts, strict=True):
+        if name != NOOP or pressed or count:
+            share = f"{count / len(wanted):>6.1%}  {bar(count, wanted_counts.max())}".rstrip()
+            lines.append(f"{name:<8} {pressed:>9,} {count:>9,}   {share}")
+    return [*lines, f"steps in which noise pressed another button: {(actions != wanted).mean():.1%}"]
+
+
+def describe_milestones(summaries: list[Summary]) -> list[str]:
+    """How many episodes reach each, and when."""
+    names = [name for name in NAMES if any(name in one.milestones for one in summaries)]
+    if not names:
+        return ["milestones: none is recorded"]
+    lines = [f"{'milestone':<22} {'episodes':>9} {'share':>7} {'median step':>12}"]
+    for name in names:
+        steps = [one.milestones[name] for one in summaries if name in one.milestones]
+        share = len(steps) / len(summaries)
+        lines.append(f"{name:<22} {len(steps):>9,} {share:>7.0%} {np.median(steps):>12g}")
+    return lines
+
+
+def describe_duplicates(summaries: list[Summary]) -> list[str]:
+    """Episodes that begin at the same place and press the same buttons."""
+    groups: dict[tuple, list[str]] = defaultdict(list)
+    for one in summaries:
+        groups[one.origin, one.meta.get("variant", 0), one.actions.tobytes()].append(one.path.name)
+    doubles = [names for names in groups.values() if len(names) > 1]
+    count = sum(len(names) - 1 for names in doubles)
+    lines = [f"duplicates (same start, same buttons): {count:,}"]
+    return lines + [f"  {' = '.join(names)}: delete all but one" for names in doubles]
+
+
+def inspect_demonstrations(folder: Path) -> None:
+    """Raises DemoError if there is nothing to learn from, or something that cannot be used."""
+    summaries, broken = read_demonstrations(folder)
+    if summaries:
+        print(*describe_demonstrations(folder, summaries), sep="\n", end="\n\n")
+        describers = (describe_episodes, describe_buttons, describe_milestones, describe_duplicates)
+        for describe in describers:
+            print(*describe(summaries), sep="\n", end="\n\n")
+    logs = [path for path in sorted(folder.glob("*.demo")) if not path.with_suffix(".npz").exists()]
+    for log in logs:
+        fix = f"tools/view_demo.py {log} --rebuild {log.with_suffix('.npz')}"
+        print(f"interrupted: {log} has no episode beside it: make it with {fix}, or delete it")
+    for problem in broken:
+        print(f"broken: {problem}")
+    if broken:
+        raise DemoError(
+            f"{folder}: {len(broken)} of {len(summaries) + len(broken)} files cannot be used: put right what "
+            "is listed above"
+        )
+    if not summaries:
+        raise DemoError(f"{folder} holds only logs of interrupted recordings: see above")
+    print(f"{len(summaries):,} episodes checked")
+    print("trainable: yes")
+
+
+def main(args: Args) -> None:
+    if args.folder.is_dir() and not any(args.folder.iterdir()):
+        raise CleanPokeError(
+            f"{args.folder} is empty: collect battles with tools/collect_battles.py --data-dir, or "
+            "demonstrations with tools/collect_expert_data.py --output"
+        )
+    if any(path.suffix in (".npz", ".demo") for path in args.folder.glob("*")):
+        inspect_demonstrations(args.folder)
+    else:
+        inspect_battles(args)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.showdown import battle_files, encoder
 from cleanpoke.envs.showdown.battle_files import BattleFileError, ShardWriter, Trajectory, read_folder
+from cleanpoke.errors import CleanPokeError
 from tests.envs.showdown.test_battle_files import (
     EMPTY_RECORD,
     example_battle,
@@ -192,3 +194,83 @@ def test_command_refuses_a_corrupt_shard_in_one_line(tmp_path):
     done = inspect(tmp_path, "--verify")
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: corrupt shard" in done.stderr and done.stderr.count("\n") == 1
+
+
+# --- Demonstrations
+
+
+def demonstration(path: Path, actions: list[int], wanted: list[int] | None = None, **meta) -> None:
+    """An episode of small pictures that reaches a milestone at its second step."""
+    count = len(actions)
+    infos = [{"new_milestones": ["CLOCK_SET"] if step == 1 else []} for step in range(count)]
+    episode = demos.Episode(
+        np.zeros((count, 16, 24, 3), np.uint8),
+        np.array(actions),
+        np.full(count, 0.25, np.float32),
+        np.zeros(count, bool),
+        np.arange(count) == count - 1,
+        infos,
+        expert_actions=None if wanted is None else np.array(wanted),
+        meta={"player": "human", **meta},
+    )
+    demos.save_episode(path, episode)
+
+
+def test_demonstrations_are_counted(tmp_path, capsys):
+    demonstration(tmp_path / "a.npz", [0, 0, 5, 4], [0, 0, 5, 5], variant=3, segments=[[0, 2]])
+    demonstration(tmp_path / "b.npz", [6, 7, 7, 7, 7, 7, 7, 7])
+    inspect_data.main(inspect_data.Args(tmp_path))
+    shown = capsys.readouterr().out
+    for line in (
+        "2 episodes, 12 steps",
+        "played by human (2)",
+        "2 variants; 0 episodes have a log",
+        "marked segments: 1",
+        "steps per episode: min 4, median 6, max 8",
+        "return per episode: min 1.000, median 1.500, max 2.000",
+        "0 reached the end of the game, 2 were cut off",
+        "steps in which noise pressed another button: 8.3%",
+        "duplicates (same start, same buttons): 0",
+    ):
+        assert line in shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line}
+    assert rows["A"][:3] == ["2", "2", "16.7%"] and rows["UP"][:2] == ["1", "0"] and "NOOP" not in rows
+    assert rows["DOWN"][:2] == ["1", "2"] and rows["RIGHT"][:2] == ["7", "7"]
+    assert rows["CLOCK_SET"] == ["2", "100%", "2"]
+    assert shown.splitlines()[-1] == "trainable: yes"
+
+
+def test_demonstrations_that_are_there_twice_are_named(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        demonstration(tmp_path / f"{name}.npz", [1, 2, 3 + (name == "b")])
+    demonstration(tmp_path / "d.npz", [1, 2, 3], start_checksum=5)  # begins elsewhere
+    inspect_data.main(inspect_data.Args(tmp_path))
+    shown = capsys.readouterr().out
+    assert "duplicates (same start, same buttons): 1\n  a.npz = c.npz: delete all but one" in shown
+
+
+def test_each_broken_demonstration_is_told_with_its_fix(tmp_path, capsys):
+    demonstration(tmp_path / "a.npz", [1, 2, 3], press_frames=12)
+    demonstration(tmp_path / "b.npz", [1, 2, 3], press_frames=8)
+    columns = demos.read_npz(tmp_path / "a.npz")
+    demos.write_npz(tmp_path / "c.npz", columns | {"observations": columns["observations"] / 255.0})
+    (tmp_path / "d.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-200])
+    with pytest.raises(CleanPokeError, match="3 of 4 files cannot be used"):
+        inspect_data.main(inspect_data.Args(tmp_path))
+    shown = capsys.readouterr().out
+    assert "b.npz was recorded with press_frames 8, not 12: keep such episodes in another folder" in shown
+    assert "c.npz: observations holds float64; store the pictures as uint8" in shown
+    assert "d.npz is damaged or no demonstration: delete it" in shown
+    assert "1 episodes, 3 steps" in shown and "trainable" not in shown
+
+
+def test_a_log_alone_is_an_interrupted_recording(tmp_path, capsys):
+    (tmp_path / "a.demo").touch()
+    with pytest.raises(CleanPokeError, match="only logs of interrupted recordings"):
+        inspect_data.main(inspect_data.Args(tmp_path))
+    assert "tools/view_demo.py" in capsys.readouterr().out
+
+
+def test_an_empty_folder_names_both_collectors(tmp_path):
+    with pytest.raises(CleanPokeError, match=r"collect_battles\.py .*collect_expert_data\.py"):
+        inspect_data.main(inspect_data.Args(tmp_path))
