@@ -25,6 +25,7 @@ from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.playing import (
     evaluate,
+    load_weights,
     make_env,
     record_demonstrations,
     scalars_of,
@@ -34,8 +35,10 @@ from cleanpoke.envs.emerald.playing import (
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
     Run,
+    load_checkpoint,
     parse_arguments,
     restore_random_state,
+    saved_arguments,
     seed_everything,
 )
 from cleanpoke.terminal import Progress, StopSignal
@@ -269,6 +272,18 @@ class Player:
             action = int(logits.argmax())
         self.previous = action
         return action
+
+
+def open_player(path: Path) -> Player:
+    """Who plays, on the CPU, as the evaluations of a checkpoint or run folder do.
+
+    Raises CleanPokeError for a checkpoint of another script, and for weights of another network.
+    """
+    checkpoint = load_checkpoint(path, script=Path(__file__).stem, needs=("network",))
+    args = saved_arguments(checkpoint, Args)
+    network = Network(args).eval()
+    load_weights(network, checkpoint)
+    return Player(network, args, args.eval_temperature, args.seed)
 
 
 @torch.inference_mode()

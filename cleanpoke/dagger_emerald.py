@@ -27,6 +27,7 @@ from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.playing import (
     evaluate,
     load_agent,
+    load_weights,
     make_env,
     scalars_of,
     shrink,
@@ -35,7 +36,14 @@ from cleanpoke.envs.emerald.playing import (
 )
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.run import Run, parse_arguments, restore_random_state, seed_everything
+from cleanpoke.run import (
+    Run,
+    load_checkpoint,
+    parse_arguments,
+    restore_random_state,
+    saved_arguments,
+    seed_everything,
+)
 from cleanpoke.terminal import StopSignal
 
 STATE_KEYS = ("network", "optimizer", "seconds", "best")
@@ -242,6 +250,18 @@ class Player:
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
         return int(self.choose(small_pictures(observation[None], self.args))[0])
+
+
+def open_player(path: Path) -> Player:
+    """Who plays, on the CPU, as the evaluations of a checkpoint or run folder do.
+
+    Raises CleanPokeError for a checkpoint of another script, and for weights of another network.
+    """
+    checkpoint = load_checkpoint(path, script=Path(__file__).stem, needs=("network",))
+    args = saved_arguments(checkpoint, Args)
+    network = Network(args).eval()
+    load_weights(network, checkpoint)
+    return Player(network, args, args.eval_temperature, args.seed)
 
 
 def roll_out(

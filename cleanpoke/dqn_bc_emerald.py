@@ -26,6 +26,7 @@ from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.playing import (
     evaluate,
+    load_weights,
     make_env,
     record_demonstrations,
     scalars_of,
@@ -35,7 +36,14 @@ from cleanpoke.envs.emerald.playing import (
 )
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.run import Run, parse_arguments, restore_random_state, seed_everything
+from cleanpoke.run import (
+    Run,
+    load_checkpoint,
+    parse_arguments,
+    restore_random_state,
+    saved_arguments,
+    seed_everything,
+)
 from cleanpoke.terminal import StopSignal
 
 STATE_KEYS = ("network", "target", "optimizer", "seconds", "data", "best", "env_steps")
@@ -436,6 +444,18 @@ class Player:
 def small_pictures(screens: np.ndarray, args: Args) -> np.ndarray:
     """(N, 160, 240, 3) uint8 to (N, height, width, 3) uint8."""
     return shrink(screens, args.height, args.width).movedim(1, -1).contiguous().numpy()
+
+
+def open_player(path: Path) -> Player:
+    """Who plays, on the CPU, as the evaluations of a checkpoint or run folder do.
+
+    Raises CleanPokeError for a checkpoint of another script, and for weights of another network.
+    """
+    checkpoint = load_checkpoint(path, script=Path(__file__).stem, needs=("network",))
+    args = saved_arguments(checkpoint, Args)
+    network = QNetwork(args).eval()
+    load_weights(network, checkpoint)
+    return Player(network, args, args.eval_epsilon, args.seed)
 
 
 class Games:

@@ -1,33 +1,39 @@
 """Records demonstrations of Tiny Town or Emerald: one file for each episode, in parallel processes.
 
     python tools/collect_expert_data.py --episodes 50                # the scripted expert, with noise
+    python tools/collect_expert_data.py --agent runs/<folder> --output expert_data/cloned
     python tools/collect_expert_data.py --agent mine.py:Mine --rom-path emerald.gba --start-state x.state
 
---agent: "scripted", or path/to/file.py:ClassName with a method get_action(observation, info) that returns the
-number of a button (A, B, START, SELECT, UP, DOWN, LEFT, RIGHT, L, R).
+--agent: "scripted"; a checkpoint or run folder of bc_emerald.py, dqn_bc_emerald.py or dagger_emerald.py; or
+path/to/file.py:ClassName with a method get_action(observation, info) that returns the number of a button
+(A, B, START, SELECT, UP, DOWN, LEFT, RIGHT, L, R), and, if it likes, begin(), called before each episode.
+tools/llm_agent.py is an example.
 Noise presses a random button instead now and then; what the agent would have pressed is recorded beside it.
 An interrupted collection goes on where it stopped; a folder holds one cartridge and one kind of settings.
 """
 
-import importlib.util
-import inspect
-import sys
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 
 from cleanpoke.compute import available_cores
-from cleanpoke.envs.emerald.demos import Agent, check_settings, load_episode, record_episode, settings_of
+from cleanpoke.envs.emerald.demos import Agent, open_folder, record_episode, settings_of
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
-from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.envs.emerald.playing import load_agent
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.processes import in_processes, signs_of_life
+from cleanpoke.run import load_checkpoint
 from cleanpoke.terminal import Progress, StopSignal
+
+PLAYERS = ("bc_emerald", "dqn_bc_emerald", "dagger_emerald")
+"""Scripts whose checkpoints play: each has a function open_player."""
 
 
 @dataclass
@@ -37,7 +43,7 @@ class Args:
     episodes: int = 50
     """how many the folder shall hold in the end"""
     agent: str = "scripted"
-    """scripted, or path/to/file.py:ClassName"""
+    """scripted, a checkpoint or run folder, or path/to/file.py:ClassName"""
     rom_path: Path = TINY_TOWN
     """cartridge to play; default Tiny Town"""
     start_state: Path | None = None
@@ -64,22 +70,23 @@ class Stopped(Exception):
     """The collection ends in the middle of an episode, which is dropped."""
 
 
-def make_agent(spec: str) -> Agent:
-    """Raises CleanPokeError for a file or class that is not there or has no get_action."""
-    if spec == "scripted":
-        return Expert()
-    name, _, class_name = spec.rpartition(":")
-    path = Path(name)
-    if not name or not path.is_file():
-        raise CleanPokeError(f"--agent {spec!r}: give scripted, or path/to/file.py:ClassName")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[path.stem] = module
-    module_spec.loader.exec_module(module)
-    made = getattr(module, class_name, None)
-    if not inspect.isclass(made) or not callable(getattr(made, "get_action", None)):
-        raise CleanPokeError(f"--agent: {path} has no class {class_name} with a method get_action")
-    return made()
+def open_agent(args: Args) -> Agent:
+    """Raises CleanPokeError for what is not there, or no agent for this game."""
+    path = Path(args.agent)
+    if path.exists() and path.suffix != ".py":
+        script = load_checkpoint(path).script
+        if script not in PLAYERS:
+            raise CleanPokeError(
+                f"{path} was written by {script}.py: give a checkpoint of "
+                + " or ".join(f"{name}.py" for name in PLAYERS)
+            )
+        return importlib.import_module(f"cleanpoke.{script}").open_player(path)
+    if args.agent != "scripted" and ":" not in args.agent:
+        raise CleanPokeError(
+            f"--agent {args.agent!r} is not there: give scripted, a checkpoint or run folder, or "
+            "path/to/file.py:ClassName"
+        )
+    return load_agent(args.agent, args.rom_path)
 
 
 def make_env(args: Args) -> EmeraldEnv:
@@ -97,7 +104,8 @@ def path_of(args: Args, number: int) -> Path:
 
 
 def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
-    env, agent = make_env(share.args), make_agent(share.args.agent)
+    torch.set_num_threads(1)  # the processes share the cores
+    env, agent = make_env(share.args), open_agent(share.args)
     show_life = signs_of_life(report)  # an agent may think for long
 
     def on_step() -> None:
@@ -120,11 +128,9 @@ def main(args: Args) -> None:
         raise CleanPokeError(
             "--episodes and --max-steps must be at least 1, --seed at least 0, --noise at least 0 and below 1"
         )
-    make_agent(args.agent)
     env = make_env(args)
-    there = sorted(args.output.glob("episode_*.npz")) if args.output.exists() else []
-    for path in there[:1] + there[-1:]:
-        check_settings(path, load_episode(path).meta, settings_of(env))
+    open_agent(args)
+    there = open_folder(args.output, settings_of(env))
     missing = [number for number in range(args.episodes) if not path_of(args, number).exists()]
     processes = min(args.processes or available_cores(), max(len(missing), 1))
     shares = [Share(args, missing[first::processes]) for first in range(processes)]

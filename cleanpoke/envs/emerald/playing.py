@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.errors import CleanPokeError
+from cleanpoke.run import Checkpoint
 from cleanpoke.terminal import Progress, StopSignal
 from cleanpoke.watch import Video, labelled
 
@@ -67,6 +68,17 @@ def load_agent(spec: str, rom_path: Path) -> demos.Agent:
     if not inspect.isclass(made) or not callable(getattr(made, "get_action", None)):
         raise CleanPokeError(f"{path} has no class {class_name} with a method get_action")
     return made()
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint's weights into the network of its arguments; CleanPokeError if they do not fit."""
+    try:
+        network.load_state_dict(checkpoint.state["network"])
+    except (RuntimeError, TypeError) as error:
+        raise CleanPokeError(
+            f"{checkpoint.path} holds another network than this {checkpoint.script}.py builds: train again, "
+            "or use the version of CleanPoke that wrote it"
+        ) from error
 
 
 def shrink(pictures: np.ndarray, height: int, width: int) -> Tensor:
