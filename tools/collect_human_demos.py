@@ -318,19 +318,20 @@ def next_number(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def complete(folder: Path, rom_path: Path) -> None:
+def complete(folder: Path, env: EmeraldEnv) -> None:
     """Makes the episodes of logs that were left alone when a session ended abruptly."""
+    rules = env.max_steps, env.step_cost
     for path in sorted(folder.glob("episode_*.demo")):
         if path.with_suffix(".npz").exists():
             continue
         try:
-            log = demos.load_log(path)
-            episode = demos.play_again(log, demos.env_of(log, rom_path)).episode()
+            episode = demos.replay(path, env)
         except DemoError as error:
             print(f"note: {error}")
             continue
         demos.save_episode(path.with_suffix(".npz"), episode)
         print(f"{path.with_suffix('.npz')}: {len(episode)} steps, from a session that was cut off")
+    env.max_steps, env.step_cost = rules
 
 
 # --- What is seen -----------------------------------------------------------------------------------------
@@ -700,7 +701,7 @@ def main(args: Args) -> None:
     try:
         with StopSignal() as stop:
             if not args.resume:
-                complete(args.output, args.rom_path)
+                complete(args.output, env)
             session = Session(args, env)
             if args.resume:
                 session.resume()

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cleanpoke.envs.emerald.core import BUTTONS, MISSING_LIBRARY
+from cleanpoke.envs.emerald.core import BUTTONS, MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
-if MISSING_LIBRARY:
-    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+if MISSING_MGBA:
+    pytest.skip(MISSING_MGBA, allow_module_level=True)
 
 from cleanpoke import bc_emerald, dagger_emerald, dqn_bc_emerald
 from cleanpoke.envs.emerald import demos

@@ -14,11 +14,11 @@ import pygame
 import pytest
 from PIL import Image, ImageGrab
 
-from cleanpoke.envs.emerald.core import MISSING_LIBRARY
+from cleanpoke.envs.emerald.core import MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
-if MISSING_LIBRARY:
-    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+if MISSING_MGBA:
+    pytest.skip(MISSING_MGBA, allow_module_level=True)
 
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
@@ -119,10 +119,11 @@ def test_an_episode_goes_on_where_a_killed_session_left_it(tmp_path):
 def test_what_a_killed_session_left_is_completed(tmp_path, capsys):
     recording = session(tmp_path)
     press(recording, *CLOCK, "B", "B")
-    collect_human_demos.complete(tmp_path, TINY_TOWN)
+    collect_human_demos.complete(tmp_path, EmeraldEnv())
     assert "10 steps, from a session that was cut off" in capsys.readouterr().out
     assert buttons_of(check_replay(tmp_path / "episode_00000.npz")) == [*CLOCK, "B", "B"]
-    assert session(tmp_path).number == 1
+    later = session(tmp_path)
+    assert later.number == 1 and later.env.max_steps == later.args.max_steps
 
 
 def test_a_resumed_episode_replaces_the_one_that_was_kept(tmp_path):

@@ -9,11 +9,11 @@ import pygame
 import pytest
 from PIL import Image
 
-from cleanpoke.envs.emerald.core import MISSING_LIBRARY
+from cleanpoke.envs.emerald.core import MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
-if MISSING_LIBRARY:
-    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+if MISSING_MGBA:
+    pytest.skip(MISSING_MGBA, allow_module_level=True)
 
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
