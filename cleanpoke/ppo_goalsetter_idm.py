@@ -537,11 +537,13 @@ class GoalSpace(nn.Module):
             return
         windows = self.all_windows(warmup, self.goal_steps)
         residuals = self.residuals(windows.states[:, 0], windows.last_states, windows.distances)
-        actions = windows.actions[:, : self.goal_steps].flatten(1)
+        # In NumPy: PyTorch's linear algebra gives slightly different numbers from run to run.
+        actions = windows.actions[:, : self.goal_steps].flatten(1).double().numpy()
+        residuals = residuals.double().numpy()
         actions, residuals = actions - actions.mean(0), residuals - residuals.mean(0)
-        explained = actions @ torch.linalg.lstsq(actions, residuals).solution  # (B, O)
-        vectors = torch.linalg.eigh(explained.T @ explained).eigenvectors  # columns, weakest first
-        self.directions.copy_(vectors.flip(1)[:, : self.directions.shape[1]])
+        explained = actions @ np.linalg.lstsq(actions, residuals)[0]  # (B, O)
+        vectors = np.linalg.eigh(explained.T @ explained).eigenvectors[:, ::-1]  # columns, strongest first
+        self.directions.copy_(torch.from_numpy(vectors[:, : self.directions.shape[1]].copy()))
         for distance in range(1, self.longest + 1):
             windows = self.all_windows(warmup, distance)
             residuals = self.residuals(windows.states[:, 0], windows.last_states, windows.distances)

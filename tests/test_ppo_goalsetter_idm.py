@@ -28,6 +28,11 @@ SMALL |= {
 SMALL |= {"total_timesteps": 512 + 6 * 128, "save_every": 256, "eval_episodes": 0}
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # as main does: networks this small are many times slower on more
+
+
 def small_args(**changes) -> Args:
     return Args(**SMALL | changes)
 
