@@ -1,13 +1,13 @@
-"""Many games at once in one process: gymnasium's vector interface over threads.
+"""Many games at once: gymnasium's vector interface over processes.
 
     envs = EmeraldVectorEnv(16, variant="random")
     observations, infos = envs.reset(seed=1)
 
-The emulator lets go of Python's lock while a frame runs, so that threads use all cores. Where only one
-console fits into a process (retro_core.py), each game has its own process, and the threads talk to them.
+Pictures come through memory that the processes share. (Threads of one process gain little: the emulator lets
+go of Python's lock for 15 microseconds at a time.)
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import os
 from typing import Any
 
 import numpy as np
@@ -16,52 +16,57 @@ from gymnasium.vector.utils import batch_space
 
 from cleanpoke.compute import available_cores
 from cleanpoke.envs.emerald.core import Core
-from cleanpoke.envs.emerald.env import EmeraldEnv
-from cleanpoke.envs.emerald.remote_env import RemoteEnv
+from cleanpoke.envs.emerald.games import MAX_PICTURE, Games, RemoteGames, shared_memory, view
 from cleanpoke.errors import CleanPokeError
 
 
 class EmeraldVectorEnv(VectorEnv):
-    """`num_envs` games with the arguments of EmeraldEnv, on `threads` threads (0: one for each core).
+    """`num_envs` games with the arguments of EmeraldEnv, in `processes` processes (0: one for each core).
 
+    One alone is this process. Where a console needs a process of its own (retro_core.py), each game has one.
     A game that has ended begins anew at the next step, which ignores its action and pays nothing (gymnasium's
     NEXT_STEP). Observations (N, h, w, 3) are one array, written anew by each step: copy what you keep.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (gymnasium's way)
 
-    def __init__(self, num_envs: int, *, threads: int = 0, **options: Any):
+    def __init__(self, num_envs: int, *, processes: int = 0, **options: Any):
+        self._shares: list[Games | RemoteGames] = []
         if num_envs < 1:
             raise CleanPokeError("num_envs must be at least 1")
         self.num_envs = num_envs
-        make = RemoteEnv if Core.needs_own_process else EmeraldEnv
-        self.envs = [make(**options) for _ in range(num_envs)]
-        self.single_observation_space = self.envs[0].observation_space
-        self.single_action_space = self.envs[0].action_space
+        count = num_envs if Core.needs_own_process else min(processes or available_cores(), num_envs)
+        bounds = [num_envs * share // count for share in range(count + 1)]
+        self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        places = [(part.start, part.stop - part.start, options) for part in self._slices]
+        if count == 1 and not Core.needs_own_process:
+            memory = np.zeros(num_envs * MAX_PICTURE, np.uint8)
+            self._shares = [Games(memory, *places[0])]
+        else:
+            number = shared_memory(num_envs * MAX_PICTURE)
+            self._shares = [RemoteGames(number, *place) for place in places]
+            memory = view(number)
+            os.close(number)
+        self.single_observation_space = self.call("observation_space")[0]
+        self.single_action_space = self.call("action_space")[0]
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.observations = np.zeros(self.observation_space.shape, np.uint8)
-        self.rewards = np.zeros(num_envs)
-        self.terminated, self.truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
-        count = min(threads or available_cores(), num_envs)
-        # Each thread always serves the same games: a core belongs to one thread.
-        self._shares = [range(first, num_envs, count) for first in range(count)]
-        self._threads = [ThreadPoolExecutor(1) for _ in self._shares]
+        shape = self.observation_space.shape
+        self.observations = memory[: int(np.prod(shape))].reshape(shape)
 
-    def _each(self, work: Any) -> list[Any]:
-        """Calls work(index) for all games; results in order."""
-        results: list[Any] = [None] * self.num_envs
-
-        def serve(share: range) -> None:
-            for index in share:
-                results[index] = work(index)
-
-        work_done = [
-            thread.submit(serve, share) for thread, share in zip(self._threads, self._shares, strict=True)
-        ]
-        for future in work_done:
-            future.result()
-        return results
+    def _ask(self, name: str, *arguments_of_shares: Any) -> list[Any]:
+        """Asks all shares, each with its arguments; the answers of all games in order."""
+        for share, arguments in zip(self._shares, zip(*arguments_of_shares, strict=True), strict=True):
+            share.ask(name, *arguments)
+        answers, errors = [], []
+        for share in self._shares:
+            try:
+                answers += share.answer()
+            except CleanPokeError as error:
+                errors.append(error)
+        if errors:  # only when nobody has an answer left that the next question would get
+            raise errors[0]
+        return answers
 
     def _gather(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
         """One array per entry, as gymnasium's vector environments give it, with the mask of who has it."""
@@ -83,37 +88,23 @@ class EmeraldVectorEnv(VectorEnv):
             if isinstance(seed, list)
             else [None if seed is None else seed + i for i in range(self.num_envs)]
         )
-
-        def begin(index: int) -> dict[str, Any]:
-            self.observations[index], info = self.envs[index].reset(seed=seeds[index], options=options)
-            return info
-
-        infos = self._each(begin)
-        self.terminated[:] = self.truncated[:] = False
-        return self.observations, self._gather(infos)
+        parts = [seeds[part] for part in self._slices]
+        return self.observations, self._gather(self._ask("reset", parts, [options] * len(parts)))
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """actions (N,) to observations, rewards, terminated, truncated (N,) and infos."""
+        actions = np.asarray(actions)
+        answers = self._ask("step", [actions[part] for part in self._slices])
+        rewards, terminated, truncated, infos = zip(*answers, strict=True)
+        flags = np.array(terminated, bool), np.array(truncated, bool)
+        return self.observations, np.array(rewards, float), *flags, self._gather(list(infos))
 
-        def play(index: int) -> dict[str, Any]:
-            env = self.envs[index]
-            if self.terminated[index] or self.truncated[index]:
-                self.observations[index], info = env.reset()
-                self.rewards[index], self.terminated[index], self.truncated[index] = 0.0, False, False
-                return info
-            observation, reward, terminated, truncated, info = env.step(int(actions[index]))
-            self.observations[index] = observation
-            self.rewards[index], self.terminated[index], self.truncated[index] = reward, terminated, truncated
-            return info
-
-        infos = self._each(play)
-        flags = self.terminated.copy(), self.truncated.copy()
-        return self.observations, self.rewards.copy(), *flags, self._gather(infos)
+    def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        """What a method of EmeraldEnv, such as `save_state`, returns for each game, or an attribute."""
+        return tuple(self._ask("call", *([one] * len(self._shares) for one in (name, *arguments))))
 
     def close_extras(self, **kwargs: Any) -> None:
-        for thread in self._threads:
-            thread.shutdown()
-        for env in self.envs:
-            env.close()
+        for share in self._shares:
+            share.close()

@@ -1,5 +1,10 @@
 """The environment: gymnasium's contract, repeatable episodes, rewards that cannot be farmed."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -9,6 +14,8 @@ from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.errors import CleanPokeError
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -141,10 +148,11 @@ def test_watching_each_frame_changes_nothing():
     assert len(frames) == 60 * 24 and len(set(frames[24:48])) > 10  # the first step to the left
 
 
-def test_many_games_are_what_each_would_be_alone():
+@pytest.mark.parametrize("processes", [1, 2])
+def test_many_games_are_what_each_would_be_alone(processes):
     """Also over the end of an episode: the step after it begins the next one and pays nothing."""
     generator = np.random.default_rng(1)
-    envs = EmeraldVectorEnv(3, threads=2, variant="random", max_steps=7)
+    envs = EmeraldVectorEnv(3, processes=processes, variant="random", max_steps=7)
     alone = [EmeraldEnv(variant="random", max_steps=7) for _ in range(3)]
     observations, infos = envs.reset(seed=5)
     is_over = [False] * 3
@@ -166,6 +174,51 @@ def test_many_games_are_what_each_would_be_alone():
             is_over[index] = any(ends)
     assert observations is envs.observations
     envs.close()
+
+
+def test_what_a_game_refuses_is_told_and_the_others_play_on():
+    envs = EmeraldVectorEnv(3, processes=2, max_steps=9)
+    envs.reset(seed=0)
+    first = envs.observations.copy()
+    stranger = SaveState("0" * 40, envs.call("save_state")[0].content)
+    with pytest.raises(CleanPokeError, match="of another ROM"):
+        envs.reset(options={"state": stranger})
+    envs.reset(seed=0)
+    assert (envs.observations == first).all()
+    envs._shares[1]._process.kill()
+    with pytest.raises(CleanPokeError, match="the process of a game died"):
+        for _ in range(3):
+            envs.step(np.zeros(3, int))
+    envs.close()
+    with pytest.raises(CleanPokeError, match="check --rom-path"):
+        EmeraldVectorEnv(2, processes=2, rom_path="nowhere.gba")
+
+
+def test_games_end_with_their_owner_however_it_ends():
+    code = """
+import time
+from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
+envs = EmeraldVectorEnv(2, processes=2)
+print(*(share._process.pid for share in envs._shares), flush=True)
+time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    games = [Path("/proc") / pid for pid in owner.stdout.readline().split()]
+    assert len(games) == 2 and all(game.exists() for game in games)
+    owner.kill()
+    owner.communicate(timeout=10)
+    deadline = time.monotonic() + 10
+    while any(is_running(game) for game in games):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process: Path) -> bool:
+    """Whether a process is there and more than a zombie."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_wrong_arguments_are_told_in_one_line(tmp_path):

@@ -166,7 +166,7 @@ for action in actions:
 assert (observations == first).all() and infos["steps"].tolist() == [0, 0]  # the step after the fifth
 for action in actions[:4]:
     observations, *_ = envs.step(np.array([action, 3]))
-workers = [env._process for env in envs.envs]
+workers = [share._process for share in envs._shares]
 env = EmeraldEnv(variant=7)
 env.reset()
 for action in actions[:4]:
@@ -177,7 +177,7 @@ try:
 except CleanPokeError as error:
     print(error)
 envs.close()
-assert not any(worker.is_alive() for worker in workers)
+assert all(worker.poll() is not None for worker in workers)
 try:
     EmeraldVectorEnv(2, resolution=(84, 84))
 except CleanPokeError as error:
