@@ -61,7 +61,10 @@ def test_imports_are_declared():
                 continue
             imported |= set(re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
     local = {
-        path.stem for folder in ("benchmark", "tools", "cleanpoke") for path in (ROOT / folder).glob("*.py")
+        path.stem
+        for folder in ("benchmark", "tools", "cleanpoke")
+        for path in (ROOT / folder).iterdir()
+        if path.is_dir() or path.suffix == ".py"
     }
     third_party = imported - sys.stdlib_module_names - local - {"cleanpoke", "tools", "tests", "benchmark"}
     assert {provided_by.get(name, name) for name in third_party} <= set(requirements())
