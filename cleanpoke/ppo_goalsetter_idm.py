@@ -594,7 +594,7 @@ class Block(nn.Module):
         self.heads = heads
         self.before_attention, self.before_perceptron = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query_key_value, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         """x (B, L, W); attends (B, 1, L, L) bool: which tokens each token reads; None: all."""
@@ -633,9 +633,9 @@ class TransformerIDM(nn.Module):
         num_inputs: int,
         num_actions: int,
         size_of_goal: int,
-        width: int = 64,
+        width: int = 32,
         layers: int = 2,
-        heads: int = 4,
+        heads: int = 2,
     ):
         super().__init__()
         self.goal_steps, self.longest = args.goal_steps, args.longest_distance
@@ -694,8 +694,13 @@ class TransformerIDM(nn.Module):
         step = torch.arange(windows.states.shape[1])
         is_within = step < distances[:, None]  # (B, K)
         is_asked = is_within & (step >= positions[:, None])
-        masked_loss = F.mse_loss(masked[is_asked], windows.actions[is_asked])
-        causal_loss = F.mse_loss(causal[is_within], windows.actions[is_within])
+
+        def mean_error(actions: Tensor, counts: Tensor) -> Tensor:
+            """Every window weighs the same: by their steps, the long and uncertain ones would drown play's."""
+            errors = (actions - windows.actions).square().mean(2) * counts
+            return (errors.sum(1) / counts.sum(1)).mean()
+
+        masked_loss, causal_loss = mean_error(masked, is_asked), mean_error(causal, is_within)
         metrics = {"idm/masked_loss": masked_loss.detach(), "idm/causal_loss": causal_loss.detach()}
         return masked_loss + causal_loss, metrics
 
