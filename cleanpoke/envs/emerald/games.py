@@ -123,6 +123,7 @@ class RemoteGames:
             [sys.executable, "-c", program], pass_fds=numbers, start_new_session=True
         )
         theirs.close()
+        self._owes_answer = False
         self._send((first, count, options))
 
     def _send(self, message: Any) -> None:
@@ -130,9 +131,14 @@ class RemoteGames:
             self._pipe.send(message)
 
     def ask(self, name: str, *arguments: Any) -> None:
+        if self._owes_answer:  # to a question that a Ctrl-C or an error elsewhere made forgotten
+            with contextlib.suppress(CleanPokeError):
+                self.answer()
+        self._owes_answer = True
         self._send((name, *arguments))
 
     def answer(self) -> Any:
+        self._owes_answer = False
         try:
             if not self._pipe.poll(TIMEOUT_SECONDS):
                 raise CleanPokeError(f"the process of a game said nothing for {TIMEOUT_SECONDS} s")

@@ -23,7 +23,8 @@ from cleanpoke.errors import CleanPokeError
 class EmeraldVectorEnv(VectorEnv):
     """`num_envs` games with the arguments of EmeraldEnv, in `processes` processes (0: one for each core).
 
-    One alone is this process. Where a console needs a process of its own (retro_core.py), each game has one.
+    This process is the first of them, and plays its share while the others play theirs. Where a console needs
+    a process of its own (retro_core.py), each game has another one.
     A game that has ended begins anew at the next step, which ignores its action and pays nothing (gymnasium's
     NEXT_STEP). Observations (N, h, w, 3) are one array, written anew by each step: copy what you keep.
     """
@@ -39,14 +40,12 @@ class EmeraldVectorEnv(VectorEnv):
         bounds = [num_envs * share // count for share in range(count + 1)]
         self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
         places = [(part.start, part.stop - part.start, options) for part in self._slices]
-        if count == 1 and not Core.needs_own_process:
-            memory = np.zeros(num_envs * MAX_PICTURE, np.uint8)
-            self._shares = [Games(memory, *places[0])]
-        else:
-            number = shared_memory(num_envs * MAX_PICTURE)
-            self._shares = [RemoteGames(number, *place) for place in places]
-            memory = view(number)
-            os.close(number)
+        number = shared_memory(num_envs * MAX_PICTURE)
+        memory = view(number)
+        if not Core.needs_own_process:
+            self._shares.append(Games(memory, *places.pop(0)))
+        self._shares += [RemoteGames(number, *place) for place in places]
+        os.close(number)
         self.single_observation_space = self.call("observation_space")[0]
         self.single_action_space = self.call("action_space")[0]
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -183,6 +183,8 @@ def test_what_a_game_refuses_is_told_and_the_others_play_on():
     stranger = SaveState("0" * 40, envs.call("save_state")[0].content)
     with pytest.raises(CleanPokeError, match="of another ROM"):
         envs.reset(options={"state": stranger})
+    with pytest.raises(IndexError):
+        envs.step(np.array([99, 0, 0]))  # in the share of this process: the other's answer waits
     envs.reset(seed=0)
     assert (envs.observations == first).all()
     envs._shares[1]._process.kill()
@@ -198,8 +200,8 @@ def test_games_end_with_their_owner_however_it_ends():
     code = """
 import time
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
-envs = EmeraldVectorEnv(2, processes=2)
-print(*(share._process.pid for share in envs._shares), flush=True)
+envs = EmeraldVectorEnv(3, processes=3)
+print(*(share._process.pid for share in envs._shares[1:]), flush=True)
 time.sleep(60)
 """
     owner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
