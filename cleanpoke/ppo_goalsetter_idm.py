@@ -696,7 +696,7 @@ class TransformerIDM(nn.Module):
         is_asked = is_within & (step >= positions[:, None])
 
         def mean_error(actions: Tensor, counts: Tensor) -> Tensor:
-            """Every window weighs the same: by their steps, the long and uncertain ones would drown play's."""
+            """Every window weighs the same: by steps, the long and uncertain ones would drown play's."""
             errors = (actions - windows.actions).square().mean(2) * counts
             return (errors.sum(1) / counts.sum(1)).mean()
 
