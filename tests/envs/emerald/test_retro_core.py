@@ -137,7 +137,6 @@ def test_a_second_console_in_the_process_is_told_in_one_line(tmp_path, on_retro)
     (tmp_path / "emerald.bin").write_bytes(TINY_TOWN.read_bytes())
     said = on_retro(f"""
 env = EmeraldEnv()
-from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 for make in (EmeraldEnv, lambda: Core({str(tmp_path / "emerald.bin")!r})):
     try:
         make()
