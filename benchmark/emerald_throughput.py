@@ -254,7 +254,9 @@ def in_own_process(contestant: str, args: Args) -> list[dict]:
         raise CleanPokeError(f"{contestant} did not end within {TIMEOUT_SECONDS} s") from error
     if done.returncode != 0:
         reason = done.stderr.strip()[-500:]
-        raise CleanPokeError(f"{contestant} did not run (its packages: see --help): {reason}")
+        raise CleanPokeError(
+            f"{contestant} ended with status {done.returncode} (its packages: see --help): {reason}"
+        )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
