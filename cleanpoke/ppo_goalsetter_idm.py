@@ -587,24 +587,25 @@ class MlpIDM(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each on normalised input and added to it."""
+    """Attention and perceptron, each added to its input.
+
+    Nothing is normalised: layer norms forget how large a goal is. Behind them, actions stop growing where the
+    data stops, and the goal setter cannot push as hard as it wants to.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.before_attention, self.before_perceptron = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query_key_value, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         """x (B, L, W); attends (B, 1, L, L) bool: which tokens each token reads; None: all."""
         B, L, W = x.shape
-        q, k, v = self.query_key_value(self.before_attention(x)).view(B, L, 3, self.heads, -1).unbind(2)
-        read = F.scaled_dot_product_attention(
-            *(part.transpose(1, 2) for part in (q, k, v)), attn_mask=attends
-        )
+        q, k, v = self.query_key_value(x).view(B, L, 3, self.heads, -1).transpose(1, 3).unbind(2)
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=attends)  # (B, heads, L, W / heads)
         x = x + self.mix(read.transpose(1, 2).reshape(B, L, W))
-        return x + self.perceptron(self.before_perceptron(x))
+        return x + self.perceptron(x)
 
 
 def token_masks(distances: Tensor, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
@@ -645,13 +646,13 @@ class TransformerIDM(nn.Module):
         self.place = nn.Parameter(0.02 * torch.randn(2 * self.longest + 1, width))
         self.distance = nn.Parameter(0.02 * torch.randn(self.longest + 1, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_actions)
+        self.head = nn.Linear(width, num_actions)
 
     def read(self, tokens: Tensor, attends: Tensor | None = None) -> Tensor:
         """Tokens (B, L, W) to features (B, L, W)."""
         for block in self.blocks:
             tokens = block(tokens, attends)
-        return self.norm(tokens)
+        return tokens
 
     def forward(self, states: Tensor, goals: Tensor) -> Tensor:
         """The question of play: standardised states (B, O), goals (B, D) to actions (B, A)."""
@@ -696,7 +697,7 @@ class TransformerIDM(nn.Module):
         is_asked = is_within & (step >= positions[:, None])
 
         def mean_error(actions: Tensor, counts: Tensor) -> Tensor:
-            """Every window weighs the same: by steps, the long and uncertain ones would drown play's."""
+            """Every window weighs the same: by their steps, the long and uncertain ones would dominate."""
             errors = (actions - windows.actions).square().mean(2) * counts
             return (errors.sum(1) / counts.sum(1)).mean()
 
