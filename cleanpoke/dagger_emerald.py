@@ -30,7 +30,7 @@ from cleanpoke.envs.emerald.playing import (
     load_weights,
     make_env,
     scalars_of,
-    shrink,
+    small_pictures,
     summary_of,
     variants_of,
 )
@@ -219,11 +219,6 @@ class Labelled:
         return torch.from_numpy(self.pictures[indices]), torch.from_numpy(self.labels[indices])
 
 
-def small_pictures(screens: np.ndarray, args: Args) -> np.ndarray:
-    """(N, 160, 240, 3) uint8 to (N, height, width, 3) uint8."""
-    return shrink(screens, args.height, args.width).movedim(1, -1).contiguous().numpy()
-
-
 # --- Playing ----------------------------------------------------------------------------------------------
 
 
@@ -249,7 +244,7 @@ class Player:
         return logits.argmax(1).numpy()
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
-        return int(self.choose(small_pictures(observation[None], self.args))[0])
+        return int(self.choose(small_pictures(observation[None], self.args.height, self.args.width))[0])
 
 
 def open_player(path: Path) -> Player:
@@ -273,7 +268,7 @@ def roll_out(
     screens, infos = envs.reset(seed=seed)
     names = [name for name in infos if not name.startswith("_")]
     while True:
-        pictures = small_pictures(screens, args)
+        pictures = small_pictures(screens, args.height, args.width)
         labels = np.array(
             [
                 expert.get_action(screens[env], {name: infos[name][env] for name in names})
@@ -344,7 +339,7 @@ def main(args: Args) -> None:
             first, agreements = data.count, []
             if iteration == 0 and episodes:
                 for episode in episodes:
-                    data.add(small_pictures(episode.observations, args), episode.labels)
+                    data.add(small_pictures(episode.observations, args.height, args.width), episode.labels)
             else:
                 goal = data.count + args.steps_per_iteration
                 while data.count < goal and not stop:

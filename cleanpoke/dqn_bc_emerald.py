@@ -31,6 +31,7 @@ from cleanpoke.envs.emerald.playing import (
     record_demonstrations,
     scalars_of,
     shrink,
+    small_pictures,
     summary_of,
     variants_of,
 )
@@ -438,12 +439,7 @@ class Player:
         return np.where(is_random, self.rng.integers(NUM_ACTIONS, size=len(greedy)), greedy)
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
-        return int(self.choose(small_pictures(observation[None], self.args))[0])
-
-
-def small_pictures(screens: np.ndarray, args: Args) -> np.ndarray:
-    """(N, 160, 240, 3) uint8 to (N, height, width, 3) uint8."""
-    return shrink(screens, args.height, args.width).movedim(1, -1).contiguous().numpy()
+        return int(self.choose(small_pictures(observation[None], self.args.height, self.args.width))[0])
 
 
 def open_player(path: Path) -> Player:
@@ -464,7 +460,7 @@ class Games:
     def __init__(self, envs: EmeraldVectorEnv, memory: Memory, args: Args, seed: int):
         self.envs, self.memory, self.args = envs, memory, args
         screens, _ = envs.reset(seed=seed)
-        self.pictures = small_pictures(screens, args)
+        self.pictures = small_pictures(screens, args.height, args.width)
         for env, picture in enumerate(self.pictures):
             memory.begin(env, picture)
         self.is_over = np.zeros(envs.num_envs, bool)
@@ -474,7 +470,7 @@ class Games:
         """One step of all games; says what became of those that ended."""
         actions = player.choose(self.pictures)
         screens, rewards, terminated, truncated, infos = self.envs.step(actions)
-        self.pictures = small_pictures(screens, self.args)
+        self.pictures = small_pictures(screens, self.args.height, self.args.width)
         ended = []
         for env, picture in enumerate(self.pictures):
             if self.is_over[env]:  # this step has only begun a new game

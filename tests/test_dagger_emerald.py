@@ -14,8 +14,8 @@ if MISSING_LIBRARY:
     pytest.skip(MISSING_LIBRARY, allow_module_level=True)
 
 from cleanpoke import dagger_emerald
-from cleanpoke.dagger_emerald import Args, Labelled, Network, Player, roll_out, small_pictures
-from cleanpoke.envs.emerald.playing import record_demonstrations
+from cleanpoke.dagger_emerald import Args, Labelled, Network, Player, roll_out
+from cleanpoke.envs.emerald.playing import record_demonstrations, small_pictures
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.run import load_checkpoint
@@ -48,7 +48,7 @@ def test_the_expert_labels_and_beta_decides_who_plays(tmp_path, beta, is_expert)
     screens, infos = other.reset(seed=3)
     expert = Expert()
     for _ in range(60):  # a new game begins on the way
-        assert (pictures == small_pictures(screens, args)).all()
+        assert (pictures == small_pictures(screens, args.height, args.width)).all()
         row = [{name: infos[name][env] for name in infos if name[0] != "_"} for env in range(2)]
         wanted = np.array([expert.get_action(screens[env], row[env]) for env in range(2)])
         assert (labels == wanted).all() and agreement == (wanted == 9).mean()
@@ -83,7 +83,7 @@ def test_playing_computes_what_training_computes(tmp_path):
     torch.manual_seed(0)
     network = Network(args)
     screens = np.random.default_rng(0).integers(0, 256, (6, 160, 240, 3)).astype(np.uint8)
-    pictures = small_pictures(screens, args)
+    pictures = small_pictures(screens, args.height, args.width)
     trained = network(torch.from_numpy(pictures)).argmax(1)
     player = Player(network, args, 0.0, 1)
     assert player.choose(pictures).tolist() == trained.tolist()

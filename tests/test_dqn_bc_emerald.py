@@ -24,10 +24,9 @@ from cleanpoke.dqn_bc_emerald import (
     QNetwork,
     double_q_targets,
     imitation_loss,
-    small_pictures,
 )
 from cleanpoke.envs.emerald import demos
-from cleanpoke.envs.emerald.playing import record_demonstrations
+from cleanpoke.envs.emerald.playing import record_demonstrations, small_pictures
 from cleanpoke.run import load_checkpoint
 
 
@@ -208,7 +207,7 @@ def test_playing_sees_what_the_memory_holds(folder, tmp_path):
     episode = demos.load_episode(demos.episodes_in(folder)[0])
     memory = Memory(tmp_path / "memory", 61, 1, 20, (24, 24, 3))
     memory.add_demonstrations([episode], 24, 24)
-    assert (small_pictures(episode.observations, args) == memory.pictures[:60]).all()
+    assert (small_pictures(episode.observations, args.height, args.width) == memory.pictures[:60]).all()
     torch.manual_seed(0)
     player = Player(QNetwork(args), args, 0.0, 1)
     together = player.choose(np.array(memory.pictures[:8]))
@@ -221,7 +220,7 @@ def test_playing_sees_what_the_memory_holds(folder, tmp_path):
 def test_one_batch_of_demonstrations_is_imitated(folder, tmp_path, imitation):
     args = small(folder, tmp_path, hidden=64, height=48, width=48, imitation=imitation)
     episode = demos.load_episode(demos.episodes_in(folder)[0])
-    pictures = torch.from_numpy(small_pictures(episode.observations[::8], args))
+    pictures = torch.from_numpy(small_pictures(episode.observations[::8], args.height, args.width))
     labels = torch.from_numpy(episode.labels[::8].astype(np.int64))
     torch.manual_seed(0)
     network = QNetwork(args)

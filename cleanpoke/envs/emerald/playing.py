@@ -93,6 +93,11 @@ def shrink(pictures: np.ndarray, height: int, width: int) -> Tensor:
     return torch.cat(parts)
 
 
+def small_pictures(screens: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The same as (T, height, width, 3), as screens lie in memory."""
+    return shrink(screens, height, width).movedim(1, -1).contiguous().numpy()
+
+
 def variants_of(rom_path: Path) -> Any:
     """Tiny Town is played in another variant in each episode, a cartridge has none."""
     return "random" if is_tiny_town(rom_path) else 0
