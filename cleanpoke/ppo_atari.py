@@ -291,9 +291,24 @@ def act_and_value(observations: Tensor, weights: list[Tensor]) -> tuple[Tensor, 
     x = F.relu(F.conv2d(x, conv1, bias1, stride=1 if in_blocks else 4))  # (B, 32, 20, 20)
     x = F.relu(F.conv2d(x, conv2, bias2, stride=2))  # (B, 64, 9, 9)
     x = F.relu(F.conv2d(x, conv3, bias3))  # (B, 64, 7, 7)
-    x = F.relu(F.linear(x.flatten(1), hidden, hidden_bias))  # (B, 512)
+    x = x.permute(0, 2, 3, 1).flatten(1)  # in the order of memory: nothing is copied
+    x = F.relu(F.linear(x, hidden, hidden_bias))  # (B, 512)
     outputs = F.linear(x.float(), heads, heads_bias)  # (B, A + 1)
     return outputs[:, :-1].log_softmax(1), outputs[:, -1]
+
+
+def act(
+    observations: Tensor, weights: list[Tensor], executor: ThreadPoolExecutor | None
+) -> tuple[Tensor, Tensor]:
+    """`act_and_value` without gradients; in float32 another thread takes half of the rows (in bfloat16 the
+    wait for it costs more than it saves)."""
+    with torch.inference_mode():
+        if executor is None or weights[0].dtype != torch.float32 or len(observations) < 2:
+            return act_and_value(observations, weights)
+        mine, other = observations.tensor_split(2)
+        pending = executor.submit(act, other, weights, None)
+        (log_pi, values), (other_log_pi, other_values) = act(mine, weights, None), pending.result()
+        return torch.cat([log_pi, other_log_pi]), torch.cat([values, other_values])
 
 
 def sample(log_pi: Tensor) -> Tensor:
@@ -594,7 +609,7 @@ def main(args: Args) -> None:
             with torch.inference_mode():
                 weights = agent.weights(dtype, args.blocks)
                 for t in range(T):
-                    log_pi, value = act_and_value(observations[t], weights)
+                    log_pi, value = act(observations[t], weights, executor)
                     action = sample(log_pi)
                     envs.send(action.cpu().numpy() + args.drop_noop)
                     # The games run while the step before is written down.

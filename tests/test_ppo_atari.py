@@ -18,7 +18,7 @@ from PIL import Image
 
 from cleanpoke import ppo_atari
 from cleanpoke.errors import CleanPokeError
-from cleanpoke.ppo_atari import Agent, Args, Rows, act_and_value, add_gradients, to_blocks
+from cleanpoke.ppo_atari import Agent, Args, Rows, act, act_and_value, add_gradients, to_blocks
 from cleanpoke.run import load_checkpoint
 
 
@@ -50,12 +50,16 @@ def test_network_is_the_nature_network_whichever_way_it_is_computed():
     x = frames / 255.0
     for layer in (agent.conv1, agent.conv2, agent.conv3):
         x = F.relu(layer(x))
-    x = F.relu(agent.hidden(x.flatten(1)))
+    x = F.relu(agent.hidden(x.permute(0, 2, 3, 1).flatten(1)))
     log_pi, value = agent.actor(x).log_softmax(1), agent.critic(x)[:, 0]
     for blocks, observations in ((False, frames), (True, to_blocks(frames))):
         ours = act_and_value(observations, agent.weights(torch.float32, blocks))
         assert torch.allclose(ours[0], log_pi, atol=1e-5)
         assert torch.allclose(ours[1], value, atol=1e-5)
+    with ThreadPoolExecutor(1) as executor:
+        ours = act(frames, agent.weights(torch.float32, blocks=False), executor)
+    assert torch.allclose(ours[0], log_pi, atol=1e-5)
+    assert torch.allclose(ours[1], value, atol=1e-5)
 
 
 def test_gradients_agree_on_blocks_in_shares_and_in_bfloat16():
