@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from common.script_runs import run_script
+from common.script_runs import run_scripts
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke.errors import CleanPokeError, user_errors
@@ -42,6 +42,8 @@ class Args:
     """decisions of each run of precision"""
     eval_episodes: int = 100
     """games of each evaluation"""
+    at_once: int = 1
+    """runs beside each other, each with its share of the cores; on two cores 2 take less time in all"""
     folder: Path = Path("runs/benchmark_atari_learning")
     """where the runs go; finished runs in it are not repeated"""
     quick: bool = False
@@ -66,7 +68,7 @@ def main(args: Args) -> None:
     if args.quick:
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
         args.stages, args.seeds, args.pong_steps, args.eval_episodes = ("pong",), (1,), 40_000, 2
-    rows, passed = [], True
+    jobs = []
     for stage in args.stages:
         variants = {"": ["--total-timesteps", str(args.steps)]}
         if stage == "pong":
@@ -79,10 +81,13 @@ def main(args: Args) -> None:
             for name, options in variants.items():
                 folder = args.folder / f"{stage}_{name}_{seed}"
                 command = ["--env-id", STAGES[stage], "--seed", str(seed), *options]
-                run = run_script("ppo_atari", folder, [*command, "--eval-episodes", str(args.eval_episodes)])
-                row = {"stage": stage, "variant": name, "seed": seed, "minutes": run.minutes}
-                rows.append(row | {"curve": curve(run.folder)} | run.evaluation)
-                passed &= stage != "pong" or run.evaluation["greedy"]["mean"] >= PONG_BAR
+                command += ["--eval-episodes", str(args.eval_episodes)]
+                jobs.append(({"stage": stage, "variant": name, "seed": seed}, folder, command))
+    runs = run_scripts([("ppo_atari", folder, command) for _, folder, command in jobs], args.at_once)
+    rows, passed = [], True
+    for (labels, _, _), run in zip(jobs, runs, strict=True):
+        rows.append(labels | {"minutes": run.minutes, "curve": curve(run.folder)} | run.evaluation)
+        passed &= labels["stage"] != "pong" or run.evaluation["greedy"]["mean"] >= PONG_BAR
     print("\n|stage|variant|seed|greedy|sampled|frames|minutes|curve: mean return of each tenth|")
     print("|-|-|-|-|-|-|-|-|")
     for row in rows:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from common.script_runs import run_script
+from common.script_runs import run_scripts
 
 from cleanpoke.errors import CleanPokeError, user_errors
 
@@ -69,6 +69,8 @@ class Args:
     """compare variants on Taxi instead"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run of each with each of them"""
+    at_once: int = 1
+    """runs beside each other, each with its share of the cores"""
     folder: Path = Path("runs/benchmark_small_worlds")
     """where the runs go; finished runs in it are not repeated"""
     quick: bool = False
@@ -85,20 +87,22 @@ def main(args: Args) -> None:
         args.seeds = (1,)
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
         chosen = [World("CartPole-v1", "ppo", ("--total-timesteps", "60000"), 300.0)]
-    rows, passed = [], True
-    table = ["\n|world|seed|greedy return|sampled|minutes|bar|", "|-|-|-|-|-|-|"]
+    jobs = []
     for world in chosen:
         for seed in args.seeds:
             env_id = "Taxi-v4" if args.variants else world.name
             folder = args.folder / f"{world.name.replace(' ', '_')}_{seed}"
-            options = ["--env-id", env_id, *world.options, "--seed", str(seed)]
-            run = run_script(world.script, folder, options)
-            greedy, sampled = run.evaluation["greedy"], run.evaluation["sampled"]
-            passed &= world.bar is None or greedy["mean"] >= world.bar
-            scores = [f"{one['mean']:.1f} ± {one['interval']:.1f}" for one in (greedy, sampled)]
-            cells = (world.name, seed, *scores, f"{run.minutes:.1f}", world.bar or "-")
-            table.append(f"|{'|'.join(map(str, cells))}|")
-            rows.append({"world": world.name, "seed": seed, "minutes": run.minutes, **run.evaluation})
+            jobs.append((world, seed, folder, ["--env-id", env_id, *world.options, "--seed", str(seed)]))
+    runs = run_scripts([(world.script, folder, options) for world, _, folder, options in jobs], args.at_once)
+    rows, passed = [], True
+    table = ["\n|world|seed|greedy return|sampled|minutes|bar|", "|-|-|-|-|-|-|"]
+    for (world, seed, _, _), run in zip(jobs, runs, strict=True):
+        greedy, sampled = run.evaluation["greedy"], run.evaluation["sampled"]
+        passed &= world.bar is None or greedy["mean"] >= world.bar
+        scores = [f"{one['mean']:.1f} ± {one['interval']:.1f}" for one in (greedy, sampled)]
+        cells = (world.name, seed, *scores, f"{run.minutes:.1f}", world.bar or "-")
+        table.append(f"|{'|'.join(map(str, cells))}|")
+        rows.append({"world": world.name, "seed": seed, "minutes": run.minutes, **run.evaluation})
     print("\n".join(table))
     print(json.dumps({"benchmark": "small_worlds", "passed": bool(passed), "results": rows}))
     if args.check and not passed:

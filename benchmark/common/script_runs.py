@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cleanpoke.errors import CleanPokeError
 from cleanpoke.run import checkpoints_in
+from cleanpoke.terminal import die_with_parent
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "cleanpoke"
 
@@ -30,11 +35,12 @@ class FinishedRun:
         return checkpoints_in(self.folder)[-1]
 
 
-def run_script(script: str, folder: Path, options: list[str]) -> FinishedRun:
-    """Runs cleanpoke/<script>.py unless `folder` holds a finished run of it; its output goes to the terminal.
+def run_script(script: str, folder: Path, options: list[str], cores: set[int] | None = None) -> FinishedRun:
+    """Runs cleanpoke/<script>.py unless `folder` holds a finished run of it.
 
-    Raises CleanPokeError if the script fails, or if what is there was made by another version of the script
-    or with other options.
+    Its output goes to the terminal; with `cores`, the only ones that it may use, into folder/output.txt, for
+    others run beside it. Raises CleanPokeError if the script fails, or if what is there was made by another
+    version of the script or with other options.
     """
     record, source = folder / "finished.json", SCRIPTS / f"{script}.py"
     version = {"options": options, "script": hashlib.sha256(source.read_bytes()).hexdigest()}
@@ -46,10 +52,15 @@ def run_script(script: str, folder: Path, options: list[str]) -> FinishedRun:
         folder.mkdir(parents=True, exist_ok=True)
         print(f"$ python cleanpoke/{script}.py " + " ".join(options), flush=True)
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, str(source), *options, "--runs", str(folder)])
+        command = [sys.executable, str(source), *options, "--runs", str(folder)]
+        with _output(folder if cores else None) as output:
+            done = subprocess.run(
+                command, stdout=output, stderr=output, preexec_fn=lambda: _confine_child(cores)
+            )
         minutes = (time.perf_counter() - started) / 60
         if done.returncode != 0:
-            raise CleanPokeError(f"{script}.py ended with status {done.returncode}; its output is above")
+            place = f"in {folder / 'output.txt'}" if cores else "above"
+            raise CleanPokeError(f"{script}.py ended with status {done.returncode}; its output is {place}")
         run = max(folder.glob(f"{script}__*"), key=lambda path: path.stat().st_mtime_ns)
         if not (run / "evaluation.json").exists():
             raise CleanPokeError(f"{script}.py was stopped before its evaluation: run this again")
@@ -57,3 +68,40 @@ def run_script(script: str, folder: Path, options: list[str]) -> FinishedRun:
     content = json.loads(record.read_text())
     run = folder / content["folder"]
     return FinishedRun(run, content["minutes"], json.loads((run / "evaluation.json").read_text()))
+
+
+def run_scripts(jobs: list[tuple[str, Path, list[str]]], at_once: int) -> list[FinishedRun]:
+    """`run_script` for each job (script, folder, options), `at_once` of them beside each other, each with its
+    own share of the cores. Raises CleanPokeError if there are more at once than cores."""
+    if at_once == 1:
+        return [run_script(*job) for job in jobs]
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= at_once <= len(cores):
+        raise CleanPokeError(f"--at-once must be between 1 and {len(cores)}, the number of cores")
+    shares = [set(cores[share::at_once]) for share in range(at_once)]
+
+    def run_on_free_cores(job: tuple[str, Path, list[str]]) -> FinishedRun:
+        share = shares.pop()  # as many threads as shares: there is one
+        try:
+            return run_script(*job, cores=share)
+        finally:
+            shares.append(share)
+
+    with ThreadPoolExecutor(at_once) as executor:
+        return list(executor.map(run_on_free_cores, jobs))
+
+
+def _confine_child(cores: set[int] | None) -> None:
+    die_with_parent()
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def _output(folder: Path | None) -> Iterator[Any]:
+    """Where a child's output goes: a file in the folder, or as ours (None)."""
+    if folder is None:
+        yield None
+        return
+    with open(folder / "output.txt", "a") as file:
+        yield file
