@@ -6,8 +6,8 @@
 Stages: pong (until 100 training games average 19), breakout and beam_rider (as many steps as you give), and
 precision (Pong in bfloat16 and in float32, as many steps each). Each run is the script itself in its own
 process, from nothing. Printed for each run: the evaluation over 100 games, greedy and sampled; frames;
-minutes; and the curve, the mean return of the games that ended in each tenth of the run. The last line is one
-JSON object. CleanRL's published means after 10 million steps: Pong 20.4, Breakout 415, BeamRider 1916.
+minutes; and the curve, the mean return of the games that ended in each tenth of the run. Pictures of the
+curves lie beside the runs. The last line is one JSON object.
 """
 
 import json
@@ -16,16 +16,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
+from common.curves import draw_curves, scalars, smoothed
 from common.script_runs import run_scripts
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke.errors import CleanPokeError, user_errors
 
 PONG_BAR = 18.0
 STAGES = {"pong": "ALE/Pong-v5", "breakout": "ALE/Breakout-v5", "beam_rider": "ALE/BeamRider-v5"}
 STAGES |= {"precision": "ALE/Pong-v5"}
+PUBLISHED = {"ALE/Pong-v5": 20.4, "ALE/Breakout-v5": 414.7, "ALE/BeamRider-v5": 1915.9}
+"""CleanRL's ppo_atari.py after 10 million steps, mean of 3 seeds (its benchmark pages)."""
 
 
 @dataclass
@@ -54,12 +55,9 @@ class Args:
 
 def curve(run: Path) -> list[float | None]:
     """Mean return of the games that ended in each tenth of a run."""
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    points = events.Scalars("charts/episodic_return")
-    last = events.Scalars("charts/SPS")[-1].step + 1
-    tenths = [[point.value for point in points if point.step * 10 // last == tenth] for tenth in range(10)]
-    return [float(np.mean(values)) if values else None for values in tenths]
+    steps, returns = scalars(run, "charts/episodic_return")
+    tenths = steps * 10 // (scalars(run, "charts/SPS")[0][-1] + 1)
+    return [float(returns[tenths == tenth].mean()) if tenth in tenths else None for tenth in range(10)]
 
 
 def main(args: Args) -> None:
@@ -88,6 +86,14 @@ def main(args: Args) -> None:
     for (labels, _, _), run in zip(jobs, runs, strict=True):
         rows.append(labels | {"minutes": run.minutes, "curve": curve(run.folder)} | run.evaluation)
         passed &= labels["stage"] != "pong" or run.evaluation["greedy"]["mean"] >= PONG_BAR
+    for stage in args.stages:
+        lines: dict[str, list] = {}
+        for (labels, _, _), run in zip(jobs, runs, strict=True):
+            if labels["stage"] == stage:
+                points = smoothed(*scalars(run.folder, "charts/episodic_return"), bins=50)
+                lines.setdefault(labels["variant"] or "each seed", []).append(points)
+        level = {"CleanRL, 10 million decisions": PUBLISHED[STAGES[stage]]}
+        draw_curves(args.folder / f"{stage}.png", STAGES[stage], lines, level)
     print("\n|stage|variant|seed|greedy|sampled|frames|minutes|curve: mean return of each tenth|")
     print("|-|-|-|-|-|-|-|-|")
     for row in rows:
