@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from common.script_runs import run_script
+from common.script_runs import run_scripts
 
 from cleanpoke import bc_emerald
 from cleanpoke.compute import autocast, start
@@ -59,6 +59,8 @@ class Args:
     """games that judge each run"""
     max_steps: int = 1500
     """longest of these games"""
+    at_once: int = 1
+    """runs beside each other, each with its share of the cores"""
     folder: Path = Path("runs/benchmark_emerald_imitation")
     """where demonstrations and runs go; finished runs in it are not repeated"""
     quick: bool = False
@@ -161,6 +163,7 @@ def main(args: Args) -> None:
         for name, player in (("expert", ExpertPlayer()), ("random buttons", RandomPlayer())):
             runs[name] = [{"seed": "-", **evaluate(player, env, args.episodes, lambda: False)}]
         env.close()
+    jobs = []
     for seed in args.seeds:
         data = args.folder / f"demonstrations_{seed}"
         if not data.exists() and set(args.stages) & {"bc", "dqn_bc", "speed"}:
@@ -179,8 +182,10 @@ def main(args: Args) -> None:
                 }
             for name, command in variants.items():
                 folder = args.folder / f"{name.replace(' ', '_').replace(',', '').replace('+', 'and')}_{seed}"
-                run = run_script(SCRIPTS[stage], folder, command)
-                runs.setdefault(name, []).append({"seed": seed, "minutes": run.minutes, **run.evaluation})
+                jobs.append((name, seed, (SCRIPTS[stage], folder, command)))
+    finished = run_scripts([job for _, _, job in jobs], args.at_once)
+    for (name, seed, _), run in zip(jobs, finished, strict=True):
+        runs.setdefault(name, []).append({"seed": seed, "minutes": run.minutes, **run.evaluation})
     speed = None
     if "speed" in args.stages:
         speed = measure_speed(args.folder / f"demonstrations_{args.seeds[0]}", 1 if args.quick else 5)

@@ -13,16 +13,12 @@ score is the mean return of the training episodes in the last tenth of the steps
 are 95% bootstrap intervals over seeds. The last line printed is one JSON object.
 """
 
-import contextlib
-import hashlib
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +26,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from common.script_runs import is_finished, run_script, run_scripts
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from cleanpoke.compute import available_cores
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.terminal import die_with_parent
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "ppo_goalsetter_idm.py"
 CLEANRL_HOPPER = (2383.0, 272.0)
@@ -128,16 +124,16 @@ NUM_STEPS, MINIBATCHES, EPOCHS = 2048, 32, 10  # CleanRL's, and the script's def
 class Args:
     stages: tuple[str, ...] = (*STAGES, "speed")
     """which stages"""
-    seeds: int | None = None
-    """runs of each contestant, with seeds 1, 2, … (default: five or three, see above)"""
+    seeds: tuple[int, ...] = ()
+    """one run of each contestant with each of them (default: 1 to 5, or to 3, see above)"""
     steps: int = 1_000_000
     """steps of each run, but for sanity"""
     folder: Path = Path("runs/benchmark_goalsetter")
     """where the runs go"""
     plots: Path | None = None
     """where learning curves are drawn (default: the folder of the runs; the docs show docs/images)"""
-    parallel: int = available_cores()
-    """runs at the same time; speed is always measured alone"""
+    at_once: int = available_cores()
+    """runs beside each other, each with its share of the cores; speed is always measured alone"""
     rounds: int = 5
     """measurements of each contestant of the speed stage, taken turn about"""
     quick: bool = False
@@ -151,7 +147,7 @@ class Args:
 # --- Runs -------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One run of the script."""
 
@@ -160,46 +156,12 @@ class Job:
     folder: Path
     options: list[str]
 
-    @property
-    def record(self) -> Path:
-        return self.folder / "finished.json"
-
-    @property
-    def version(self) -> dict[str, object]:
-        return {"options": self.options, "script": hashlib.sha256(SCRIPT.read_bytes()).hexdigest()}
-
-    def is_finished(self) -> bool:
-        """Whether the folder holds this run, of this version of the script."""
-        return self.record.exists() and self.version.items() <= json.loads(self.record.read_text()).items()
-
-    def start(self) -> subprocess.Popen:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(SCRIPT), *self.options, "--runs", str(self.folder)]
-        with (self.folder / "output.txt").open("wb") as output:
-            return subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us, who then end the script
-                preexec_fn=die_with_parent,
-            )
-
-    def finish(self, process: subprocess.Popen, minutes: float) -> None:
-        """Keeps the record of a run that is over. Raises CleanPokeError if it failed."""
-        runs = sorted(self.folder.glob("ppo_goalsetter_idm__*/evaluation.json"), key=os.path.getmtime)
-        if process.returncode != 0 or not runs:
-            lines = (self.folder / "output.txt").read_text(errors="replace").split("\n")
-            reason = " ".join(lines[-4:])
-            raise CleanPokeError(f"{self.folder.name} ended with status {process.returncode}: {reason}")
-        record = {"run": runs[-1].parent.name, "minutes": minutes, **self.version}
-        self.record.write_text(json.dumps(record))
-
 
 def jobs_of(name: str, args: Args) -> list[Job]:
     stage, folder = STAGES[name], args.folder / name
     jobs = []
     for contestant in stage.contestants:
-        for seed in range(1, (args.seeds or stage.seeds) + 1):
+        for seed in args.seeds or range(1, stage.seeds + 1):
             options = ["--env-id", stage.env_id, "--seed", str(seed)]
             if "--total-timesteps" not in contestant.options:
                 options += ["--total-timesteps", str(args.steps)]
@@ -209,44 +171,17 @@ def jobs_of(name: str, args: Args) -> list[Job]:
     return jobs
 
 
-def run_all(jobs: list[Job], parallel: int) -> None:
+def run_all(jobs: list[Job], at_once: int) -> None:
     """Runs what is not finished; those that load an IDM after those that save one."""
-    left = [job for job in jobs if not job.is_finished()]
-    for job in left:
-        if job.record.exists():
-            raise CleanPokeError(
-                f"{job.folder} holds a run of another version or other options: choose another --folder"
-            )
-    for wave in (False, True):
-        waiting = deque(job for job in left if ("--load-idm" in job.options) == wave)
-        running: list[tuple[Job, subprocess.Popen, float]] = []
-        try:
-            while waiting or running:
-                while waiting and len(running) < parallel:
-                    job = waiting.popleft()
-                    running.append((job, job.start(), time.monotonic()))
-                    print(f"{time.strftime('%H:%M:%S')} started {job.folder.name}", flush=True)
-                for entry in running.copy():
-                    job, process, began = entry
-                    if process.poll() is not None:
-                        running.remove(entry)
-                        job.finish(process, (time.monotonic() - began) / 60)
-                        print(f"{time.strftime('%H:%M:%S')} finished {job.folder.name}", flush=True)
-                time.sleep(0.2)
-        finally:
-            for _, process, _ in running:
-                process.terminate()
-            for _, process, _ in running:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(20)
-                process.kill()
+    for loads in (False, True):
+        chosen = [job for job in jobs if ("--load-idm" in job.options) == loads]
+        run_scripts([(SCRIPT.stem, job.folder, job.options) for job in chosen], at_once)
 
 
 def result_of(job: Job) -> dict[str, object]:
     """Score, evaluation and curve of a finished run."""
-    record = json.loads(job.record.read_text())
-    folder = job.folder / record["run"]
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    run = run_script(SCRIPT.stem, job.folder, job.options)
+    events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0})
     events.Reload()
     names = events.Tags()["scalars"]
     curves = {name: np.array([(one.step, one.value) for one in events.Scalars(name)]) for name in names}
@@ -263,7 +198,6 @@ def result_of(job: Job) -> dict[str, object]:
     totals, shares = (np.bincount(bins, values, CURVE_POINTS) for values in (returns * weights, weights))
     filled = np.flatnonzero(shares)
     curve = np.interp(np.arange(CURVE_POINTS), filled, totals[filled] / shares[filled])
-    evaluation = json.loads((folder / "evaluation.json").read_text())
     return {
         "contestant": job.contestant.name,
         "seed": job.seed,
@@ -272,9 +206,9 @@ def result_of(job: Job) -> dict[str, object]:
         "reach_corr": late_mean("goal/reach_corr"),
         "action_agreement": late_mean("idm/action_agreement"),
         "alarms": [name for name in names if name.startswith("alarm/") and curves[name][-1, 1]],
-        "greedy": evaluation["greedy"]["mean"],
-        "decoded": evaluation.get("decoded", {}).get("mean"),
-        "minutes": record["minutes"],
+        "greedy": run.evaluation["greedy"]["mean"],
+        "decoded": run.evaluation.get("decoded", {}).get("mean"),
+        "minutes": run.minutes,
         "steps": int(last) + 1,
         "curve": curve.round(1).tolist(),
     }
@@ -301,7 +235,7 @@ def scores_of(rows: list[dict], name: str) -> np.ndarray:
 def scores_of_ppo(env_id: str, args: Args) -> np.ndarray:
     """Scores of plain PPO in a world, from finished runs; empty if a ratio to them says nothing."""
     jobs = [job for name, stage in STAGES.items() if stage.env_id == env_id for job in jobs_of(name, args)]
-    finished = [job for job in jobs if job.contestant.name == "ppo" and job.is_finished()]
+    finished = [job for job in jobs if job.contestant.name == "ppo" and is_finished(job.folder)]
     scores = np.array([result_of(job)["score"] for job in finished])
     return scores if (scores > 0).all() else np.zeros(0)
 
@@ -489,7 +423,8 @@ def measure_speed(rounds: int, iterations: int) -> dict[str, float]:
         "goal_setter, transformer": ["--idm", "transformer"],
     }
     speeds: dict[str, list[float]] = {}
-    for _ in range(rounds):
+    for number in range(rounds):
+        print(f"speed: round {number + 1} of {rounds}", flush=True)
         for threads in (1, available_cores()):
             command = [sys.executable, __file__, "--peer-threads", str(threads), "--rounds", str(iterations)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=900)
@@ -546,9 +481,9 @@ def main(args: Args) -> None:
         raise CleanPokeError(
             f"unknown stages {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}, speed"
         )
-    iterations = 10
+    iterations = 5
     if args.quick:
-        args.stages, args.seeds, args.rounds, iterations = ("sanity", "speed"), 1, 1, 2
+        args.stages, args.seeds, args.rounds, iterations = ("sanity", "speed"), (1,), 1, 2
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
     summaries: dict[str, dict] = {}
     results = []
@@ -558,7 +493,7 @@ def main(args: Args) -> None:
             continue
         env_id = STAGES[name].env_id
         jobs = jobs_of(name, args)
-        run_all(jobs, args.parallel)
+        run_all(jobs, args.at_once)
         rows = [result_of(job) for job in jobs]
         results += [{"stage": name, **row} for row in rows]
         summaries[name] = print_table(name, rows, scores_of_ppo(env_id, args))

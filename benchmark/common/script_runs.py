@@ -18,6 +18,8 @@ from cleanpoke.run import checkpoints_in
 from cleanpoke.terminal import die_with_parent
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "cleanpoke"
+RECORD = "finished.json"
+"""In the folder of a run that came to its end."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,11 @@ class FinishedRun:
         return checkpoints_in(self.folder)[-1]
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether `run_script` has brought a run in this folder to its end."""
+    return (folder / RECORD).exists()
+
+
 def run_script(script: str, folder: Path, options: list[str], cores: set[int] | None = None) -> FinishedRun:
     """Runs cleanpoke/<script>.py unless `folder` holds a finished run of it.
 
@@ -42,13 +49,13 @@ def run_script(script: str, folder: Path, options: list[str], cores: set[int] | 
     others run beside it. Raises CleanPokeError if the script fails, or if what is there was made by another
     version of the script or with other options.
     """
-    record, source = folder / "finished.json", SCRIPTS / f"{script}.py"
+    record, source = folder / RECORD, SCRIPTS / f"{script}.py"
     version = {"options": options, "script": hashlib.sha256(source.read_bytes()).hexdigest()}
-    if record.exists() and not version.items() <= json.loads(record.read_text()).items():
+    if is_finished(folder) and not version.items() <= json.loads(record.read_text()).items():
         raise CleanPokeError(
             f"{folder} holds a run of another version or other options: choose another --folder"
         )
-    if not record.exists():
+    if not is_finished(folder):
         folder.mkdir(parents=True, exist_ok=True)
         print(f"$ python cleanpoke/{script}.py " + " ".join(options), flush=True)
         started = time.perf_counter()
