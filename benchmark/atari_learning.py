@@ -3,11 +3,12 @@
     python benchmark/atari_learning.py                              # hours on two cores
     python benchmark/atari_learning.py --stages pong --seeds 1
 
-Stages: pong (until 100 training games average 19), breakout and beam_rider (as many steps as you give), and
-precision (Pong in bfloat16 and in float32, as many steps each). Each run is the script itself in its own
-process, from nothing. Printed for each run: the evaluation over 100 games, greedy and sampled; frames;
-minutes; and the curve, the mean return of the games that ended in each tenth of the run. Pictures of the
-curves lie beside the runs. The last line is one JSON object.
+Stages: pong (CleanRL's 10 million steps, but a run ends once 100 training games average 19), breakout and
+beam_rider (as many steps as you give), and precision (Pong in bfloat16 and in float32, as many steps each).
+Each run is the script itself in its own process, from nothing; one that was cut off goes on. Printed for each
+run: the evaluation over 100 games, greedy and sampled; frames; minutes; and the curve, the mean return of the
+games that ended in each tenth of the run. Pictures of the curves lie beside the runs. The last line is one
+JSON object.
 """
 
 import json
@@ -35,7 +36,7 @@ class Args:
     """which stages"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run of each with each of them"""
-    pong_steps: int = 4_000_000
+    pong_steps: int = 10_000_000
     """longest run of the pong stage; it ends as soon as 100 training games average 19"""
     steps: int = 2_000_000
     """decisions of each run of breakout and beam_rider"""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanpoke.errors import CleanPokeError
-from cleanpoke.run import checkpoints_in
+from cleanpoke.run import atomic_file, checkpoints_in
 from cleanpoke.terminal import die_with_parent
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "cleanpoke"
@@ -43,38 +43,55 @@ def is_finished(folder: Path) -> bool:
 
 
 def run_script(script: str, folder: Path, options: list[str], cores: set[int] | None = None) -> FinishedRun:
-    """Runs cleanpoke/<script>.py unless `folder` holds a finished run of it.
+    """Runs cleanpoke/<script>.py unless `folder` holds a finished run of it; one that was cut off goes on
+    from its last checkpoint.
 
     Its output goes to the terminal; with `cores`, the only ones that it may use, into folder/output.txt, for
     others run beside it. Raises CleanPokeError if the script fails, or if what is there was made by another
     version of the script or with other options.
     """
-    record, source = folder / RECORD, SCRIPTS / f"{script}.py"
+    record, source, begun = folder / RECORD, SCRIPTS / f"{script}.py", folder / "begun.json"
     version = {"options": options, "script": hashlib.sha256(source.read_bytes()).hexdigest()}
-    if is_finished(folder) and not version.items() <= json.loads(record.read_text()).items():
-        raise CleanPokeError(
-            f"{folder} holds a run of another version or other options: choose another --folder"
-        )
+    for path in (record, begun):
+        if path.exists() and not version.items() <= json.loads(path.read_text()).items():
+            raise CleanPokeError(
+                f"{folder} holds a run of another version or other options: choose another --folder"
+            )
     if not is_finished(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        print(f"$ python cleanpoke/{script}.py " + " ".join(options), flush=True)
+        command, minutes = [sys.executable, str(source), *options, "--runs", str(folder)], 0.0
+        if begun.exists() and (checkpoint := _last_checkpoint(script, folder)):
+            command += ["--resume", str(checkpoint.parent)]
+            before = json.loads(begun.read_text())
+            minutes = before["minutes"] + (checkpoint.stat().st_mtime - before["time"]) / 60
+        _write(begun, {"time": time.time(), "minutes": minutes, **version})
+        print(f"$ python cleanpoke/{script}.py " + " ".join(command[2:]), flush=True)
         started = time.perf_counter()
-        command = [sys.executable, str(source), *options, "--runs", str(folder)]
         with _output(folder if cores else None) as output:
             done = subprocess.run(
                 command, stdout=output, stderr=output, preexec_fn=lambda: _confine_child(cores)
             )
-        minutes = (time.perf_counter() - started) / 60
+        minutes += (time.perf_counter() - started) / 60
         if done.returncode != 0:
             place = f"in {folder / 'output.txt'}" if cores else "above"
             raise CleanPokeError(f"{script}.py ended with status {done.returncode}; its output is {place}")
         run = max(folder.glob(f"{script}__*"), key=lambda path: path.stat().st_mtime_ns)
         if not (run / "evaluation.json").exists():
             raise CleanPokeError(f"{script}.py was stopped before its evaluation: run this again")
-        record.write_text(json.dumps({"folder": run.name, "minutes": minutes, **version}))
+        _write(record, {"folder": run.name, "minutes": minutes, **version})
     content = json.loads(record.read_text())
     run = folder / content["folder"]
     return FinishedRun(run, content["minutes"], json.loads((run / "evaluation.json").read_text()))
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(content).encode())
+
+
+def _last_checkpoint(script: str, folder: Path) -> Path | None:
+    checkpoints = [path for run in folder.glob(f"{script}__*") for path in checkpoints_in(run)]
+    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def run_scripts(jobs: list[tuple[str, Path, list[str]]], at_once: int) -> list[FinishedRun]:
