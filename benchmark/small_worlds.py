@@ -30,34 +30,25 @@ class World:
     bar: float | None
 
 
+LONG_ROLLOUTS = ("--gamma", "0.999", "--gae-lambda", "0.98", "--num-steps", "1024", "--num-minibatches", "64")
 WORLDS = (
     World("CartPole-v1", "ppo", ("--total-timesteps", "200000"), 475.0),
-    World("LunarLander-v3", "ppo", ("--total-timesteps", "1000000", "--gamma", "0.999"), 200.0),
-    World("Taxi-v4", "ppo", ("--total-timesteps", "1000000"), 7.0),
+    World("LunarLander-v3", "ppo", ("--total-timesteps", "1000000", *LONG_ROLLOUTS), 200.0),
+    World("Taxi-v4", "ppo", ("--total-timesteps", "400000", "--action-mask"), 7.0),
     World("VizdoomBasic-v1", "ppo_vizdoom", ("--total-timesteps", "100000"), 75.0),
     World("VizdoomDefendCenter-v1", "ppo_vizdoom", ("--total-timesteps", "300000"), 10.0),
 )
-TAXI_VARIANTS = (
-    World("as shipped", "ppo", (), None),
-    World("values in the game's own units", "ppo", ("--no-normalize-returns",), None),
-    World("illegal actions masked", "ppo", ("--action-mask",), None),
-    World("no entropy bonus", "ppo", ("--ent-coef", "0"), None),
-    World(
-        "ppo.py of CleanRL: its sizes and rates, values in their own units",
-        "ppo",
-        (
-            *(
-                "--no-normalize-returns",
-                "--num-envs",
-                "4",
-                "--num-minibatches",
-                "4",
-                "--learning-rate",
-                "2.5e-4",
-            ),
-        ),
-        None,
-    ),
+CLEANRL = ("--no-normalize-returns", "--num-envs", "4", "--num-minibatches", "4", "--learning-rate", "2.5e-4")
+TAXI_VARIANTS = tuple(
+    World(name, "ppo", ("--total-timesteps", "400000", *options), None)
+    for name, options in (
+        ("as shipped", ()),
+        ("values in the game's own units", ("--no-normalize-returns",)),
+        ("sizes and rates of CleanRL", CLEANRL),
+        ("entropy bonus 0.1", ("--ent-coef", "0.1")),
+        ("entropy bonus 0.5", ("--ent-coef", "0.5")),
+        ("illegal actions masked", ("--action-mask",)),
+    )
 )
 
 
