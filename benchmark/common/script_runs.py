@@ -6,9 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def run_script(script: str, folder: Path, options: list[str], cores: set[int] | 
         _write(begun, {"time": time.time(), "minutes": minutes, **version})
         print(f"$ python cleanpoke/{script}.py " + " ".join(command[2:]), flush=True)
         started = time.perf_counter()
-        with _output(folder if cores else None) as output:
+        with open(folder / "output.txt", "a") if cores else nullcontext() as output:
             done = subprocess.run(
                 command, stdout=output, stderr=output, preexec_fn=lambda: _confine_child(cores)
             )
@@ -119,13 +118,3 @@ def _confine_child(cores: set[int] | None) -> None:
     die_with_parent()
     if cores:
         os.sched_setaffinity(0, cores)
-
-
-@contextmanager
-def _output(folder: Path | None) -> Iterator[Any]:
-    """Where a child's output goes: a file in the folder, or as ours (None)."""
-    if folder is None:
-        yield None
-        return
-    with open(folder / "output.txt", "a") as file:
-        yield file
