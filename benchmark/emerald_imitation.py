@@ -25,6 +25,7 @@ from common.script_runs import run_scripts
 
 from cleanpoke import bc_emerald
 from cleanpoke.compute import autocast, start
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.milestones import NAMES
@@ -122,7 +123,7 @@ def samples_per_second(data: bc_emerald.Data, args: bc_emerald.Args, is_plain: b
 
 def measure_speed(folder: Path, rounds: int) -> dict[str, Any]:
     args = bc_emerald.Args()
-    episode = demos.load_episode(demos.episodes_in(folder)[0])
+    episode = demos.load_episode(episode_files.episodes_in(folder)[0])
     pictures = shrink(episode.observations, args.height, args.width)
     labels = torch.from_numpy(episode.labels.astype(np.int64))
     data = bc_emerald.Data(pictures, labels, torch.zeros_like(labels), torch.zeros_like(labels))

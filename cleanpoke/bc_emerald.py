@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, start
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.playing import (
@@ -200,7 +201,7 @@ class Data(NamedTuple):
 
 
 def load_data(paths: list[Path], args: Args, settings: dict[str, Any]) -> Data:
-    """Raises DemoError for a file that is bad or was recorded with other settings."""
+    """Raises CleanPokeError for a file that is bad or was recorded with other settings."""
     parts: list[tuple[Tensor, ...]] = []
     length, line = 0, Progress(unit="demonstration")
     for number, path in enumerate(paths, start=1):
@@ -322,7 +323,7 @@ def main(args: Args) -> None:
     env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
     if not any(args.data.glob("*.npz")):
         record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
-    train_paths, held_out_paths = split(demos.episodes_in(args.data), args)
+    train_paths, held_out_paths = split(episode_files.episodes_in(args.data), args)
     settings = demos.settings_of(env)
     data, held_out = (
         load_data(paths, args, settings) if paths else None for paths in (train_paths, held_out_paths)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, start
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN
@@ -193,7 +194,7 @@ class Labelled:
         self.labels = np.empty(places, np.int64)
         for number in range(rounds):
             path = self.path(number)
-            columns = demos.read_npz(path)
+            columns = episode_files.read_npz(path)
             if columns["pictures"].shape[1:] != picture:
                 raise CleanPokeError(
                     f"{path} holds screens of another size: resume with their --height, --width"
@@ -212,7 +213,7 @@ class Labelled:
     def save_round(self, number: int, first: int) -> None:
         """Writes what was added from place `first` on."""
         columns = {"pictures": self.pictures[first : self.count], "labels": self.labels[first : self.count]}
-        demos.write_npz(self.path(number), columns)
+        episode_files.write_npz(self.path(number), columns)
 
     def rows(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Pictures (B, h, w, 3) uint8 and labels (B,) int64."""
@@ -292,7 +293,7 @@ def main(args: Args) -> None:
     env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
     expert = load_agent(args.expert, rom_path)
     episodes = []
-    for path in demos.episodes_in(args.data) if args.data else ():
+    for path in episode_files.episodes_in(args.data) if args.data else ():
         episodes.append(demos.load_matching(path, demos.settings_of(env)))
     first_round = sum(map(len, episodes)) or args.steps_per_iteration
     places = first_round + args.iterations * args.steps_per_iteration + args.num_envs * args.iterations

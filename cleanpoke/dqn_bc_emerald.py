@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, start
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN
@@ -500,7 +501,7 @@ def main(args: Args) -> None:
     if args.demo_share:
         if not any(args.data.glob("*.npz")):
             record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
-        paths = demos.episodes_in(args.data)
+        paths = episode_files.episodes_in(args.data)
         if args.num_episodes > len(paths):
             raise CleanPokeError(
                 f"--num-episodes {args.num_episodes}: {args.data} holds {len(paths)} demonstrations; record "

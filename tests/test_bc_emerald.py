@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald.core import MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
@@ -59,7 +60,7 @@ def test_playing_computes_what_training_computes(folder, tmp_path, changes):
     args = small(folder, tmp_path, **changes)
     torch.manual_seed(0)
     network = Network(args).eval()
-    path = demos.episodes_in(folder)[0]
+    path = episode_files.episodes_in(folder)[0]
     episode = demos.load_episode(path)
     data = bc_emerald.load_data([path], args, SETTINGS)
     trained = network(*data.rows(torch.arange(20), args.frame_stack)[:2])
@@ -70,7 +71,7 @@ def test_playing_computes_what_training_computes(folder, tmp_path, changes):
 
 
 def test_the_expert_is_imitated_not_the_noise(folder, tmp_path):
-    paths = demos.episodes_in(folder)
+    paths = episode_files.episodes_in(folder)
     data = bc_emerald.load_data(paths, small(folder, tmp_path), SETTINGS)
     episodes = [demos.load_episode(path) for path in paths]
     wanted = np.concatenate([episode.expert_actions for episode in episodes])
@@ -111,7 +112,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path):
 def test_one_batch_is_overfitted(folder, tmp_path):
     args = small(folder, tmp_path, hidden=64)
     torch.manual_seed(0)
-    data = bc_emerald.load_data(demos.episodes_in(folder)[:1], args, SETTINGS)
+    data = bc_emerald.load_data(episode_files.episodes_in(folder)[:1], args, SETTINGS)
     pictures, previous, labels = data.rows(torch.arange(0, 120, 8), 1)
     network = Network(args)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)

@@ -120,7 +120,7 @@ def test_demonstrations_take_the_place_of_the_first_round(tmp_path):
         ({"iterations": 0}, "--iterations must be at least 1"),
         ({"beta": 2.0}, "--beta must be between 0 and 1"),
         ({"expert": "nobody"}, "'nobody' is no agent: give scripted, or path/to/file.py:ClassName"),
-        ({"data": Path("nowhere")}, "nowhere holds no demonstrations"),
+        ({"data": Path("nowhere")}, "nowhere holds no episodes"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(tmp_path, changes, message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald.core import MISSING_LIBRARY
 from cleanpoke.errors import CleanPokeError
 
@@ -108,7 +109,7 @@ def test_n_step_returns_are_those_of_the_games_that_were_played(tmp_path):
 
 def test_demonstrations_stay_and_what_has_no_next_screen_is_never_drawn(folder, tmp_path):
     args = small(folder, tmp_path, priority=0.0)
-    episodes = [demos.load_episode(path) for path in demos.episodes_in(folder)]
+    episodes = [demos.load_episode(path) for path in episode_files.episodes_in(folder)]
     places = sum(len(episode) + 1 for episode in episodes)
     memory = Memory(tmp_path / "memory", places, 2, 100, (1, 1, 3))
     memory.add_demonstrations(episodes, 1, 1)
@@ -125,7 +126,7 @@ def test_demonstrations_stay_and_what_has_no_next_screen_is_never_drawn(folder, 
 
 
 def test_a_demonstration_without_its_last_screen_loses_its_last_step_only(folder, tmp_path):
-    episode = demos.load_episode(demos.episodes_in(folder)[0])
+    episode = demos.load_episode(episode_files.episodes_in(folder)[0])
     assert not episode.terminations[-1]
     episode.final_observation = None
     memory = Memory(tmp_path / "memory", 61, 1, 10, (1, 1, 3))
@@ -204,7 +205,7 @@ def test_values_of_a_known_game_are_learned(tmp_path):
 
 def test_playing_sees_what_the_memory_holds(folder, tmp_path):
     args = small(folder, tmp_path)
-    episode = demos.load_episode(demos.episodes_in(folder)[0])
+    episode = demos.load_episode(episode_files.episodes_in(folder)[0])
     memory = Memory(tmp_path / "memory", 61, 1, 20, (24, 24, 3))
     memory.add_demonstrations([episode], 24, 24)
     assert (small_pictures(episode.observations, args.height, args.width) == memory.pictures[:60]).all()
@@ -219,7 +220,7 @@ def test_playing_sees_what_the_memory_holds(folder, tmp_path):
 @pytest.mark.parametrize("imitation", ["margin", "cross_entropy"])
 def test_one_batch_of_demonstrations_is_imitated(folder, tmp_path, imitation):
     args = small(folder, tmp_path, hidden=64, height=48, width=48, imitation=imitation)
-    episode = demos.load_episode(demos.episodes_in(folder)[0])
+    episode = demos.load_episode(episode_files.episodes_in(folder)[0])
     pictures = torch.from_numpy(small_pictures(episode.observations[::8], args.height, args.width))
     labels = torch.from_numpy(episode.labels[::8].astype(np.int64))
     torch.manual_seed(0)

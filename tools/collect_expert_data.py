@@ -23,10 +23,11 @@ import torch
 import tyro
 
 from cleanpoke.compute import available_cores
-from cleanpoke.envs.emerald.demos import Agent, open_folder, record_episode, settings_of
+from cleanpoke.envs.emerald.demos import Agent, record_episode, settings_of
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.playing import load_agent
+from cleanpoke.envs.episode_files import open_folder
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.processes import in_processes, signs_of_life
 from cleanpoke.run import load_checkpoint

@@ -22,9 +22,10 @@ import pygame
 import tyro
 from pygame._sdl2 import controller
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS, HEIGHT, WIDTH
-from cleanpoke.envs.emerald.demos import DemoError, Recorder
+from cleanpoke.envs.emerald.demos import Recorder
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, Snapshot, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.states import SaveState
@@ -206,7 +207,7 @@ class Session:
         try:
             self.env.save_state().save(path)
         except OSError as error:
-            raise DemoError(f"cannot write {path} ({error.strerror}): free some space") from error
+            raise CleanPokeError(f"cannot write {path} ({error.strerror}): free some space") from error
         self.message = f"slot {number}: saved at step {self.steps}"
 
     def load_slot(self, number: int) -> None:
@@ -326,7 +327,7 @@ def complete(folder: Path, env: EmeraldEnv) -> None:
             continue
         try:
             episode = demos.replay(path, env)
-        except DemoError as error:
+        except CleanPokeError as error:
             print(f"note: {error}")
             continue
         demos.save_episode(path.with_suffix(".npz"), episode)
@@ -696,7 +697,7 @@ def main(args: Args) -> None:
         variant="random" if is_shuffled else 0,
         max_steps=args.max_steps,
     )
-    demos.open_folder(args.output, demos.settings_of(env))
+    episode_files.open_folder(args.output, demos.settings_of(env))
     window = Window(args.scale, args.speed, f"CleanPoke: {env.core.title.strip() or args.rom_path.name}")
     try:
         with StopSignal() as stop:

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
-from cleanpoke.envs.emerald.demos import DemoError
 from cleanpoke.envs.emerald.env import NOOP
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.showdown.arena import wilson_interval
@@ -277,7 +277,7 @@ class Summary:
 
 
 def summarize(path: Path) -> Summary:
-    """Reads and checks one episode in full, and its log if there is one. Raises DemoError."""
+    """Reads and checks one episode in full, and its log if there is one. Raises CleanPokeError."""
     episode = demos.load_episode(path)
     milestones = {
         name: step
@@ -287,7 +287,7 @@ def summarize(path: Path) -> Summary:
     log_path = path.with_suffix(".demo")
     has_log = log_path.exists()
     if has_log and demos.load_log(log_path).actions != episode.actions.tolist():
-        raise DemoError(
+        raise CleanPokeError(
             f"{log_path} is of another episode than {path.name}: make the episode again with "
             f"tools/view_demo.py {log_path} --rebuild {path}, or delete the log"
         )
@@ -312,9 +312,11 @@ def read_demonstrations(folder: Path) -> tuple[list[Summary], list[str]]:
         try:
             summary = summarize(path)
             if summaries:
-                demos.check_settings(path, summary.meta, summaries[0].meta)
+                first = summaries[0].meta
+                settings = {name: first[name] for name in demos.SETTINGS if name in first}
+                episode_files.check_settings(path, summary.meta, settings)
             summaries.append(summary)
-        except DemoError as error:
+        except CleanPokeError as error:
             broken.append(str(error))
         line.update(number, len(paths))
     line.end()
@@ -396,7 +398,7 @@ def describe_duplicates(summaries: list[Summary]) -> list[str]:
 
 
 def inspect_demonstrations(folder: Path) -> None:
-    """Raises DemoError if there is nothing to learn from, or something that cannot be used."""
+    """Raises CleanPokeError if there is nothing to learn from, or something that cannot be used."""
     summaries, broken = read_demonstrations(folder)
     if summaries:
         print(*describe_demonstrations(folder, summaries), sep="\n", end="\n\n")
@@ -410,12 +412,12 @@ def inspect_demonstrations(folder: Path) -> None:
     for problem in broken:
         print(f"broken: {problem}")
     if broken:
-        raise DemoError(
+        raise CleanPokeError(
             f"{folder}: {len(broken)} of {len(summaries) + len(broken)} files cannot be used: put right what "
             "is listed above"
         )
     if not summaries:
-        raise DemoError(f"{folder} holds only logs of interrupted recordings: see above")
+        raise CleanPokeError(f"{folder} holds only logs of interrupted recordings: see above")
     print(f"{len(summaries):,} episodes checked")
     print("trainable: yes")
 

@@ -232,7 +232,7 @@ def contact_sheet(film: Film, count: int) -> Image.Image:
 
 
 def play_log(path: Path, rom_path: Path) -> Episode:
-    """The episode of a log. Raises DemoError where the memory is not what it was."""
+    """The episode of a log. Raises CleanPokeError where the memory is not what it was."""
     log, line = demos.load_log(path), Progress()
     recorder = demos.play_again(
         log, demos.env_of(log, rom_path), lambda step: line.update(step, len(log.actions))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald.core import BUTTONS, MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
@@ -48,7 +49,7 @@ def record():
     def in_this_process(args: Args) -> list[Path]:
         share = Share(args, list(range(args.episodes)))
         collect_expert_data.record_share(share, lambda report: None, lambda: False)
-        return demos.episodes_in(args.output)
+        return episode_files.episodes_in(args.output)
 
     yield in_this_process
     torch.set_num_threads(threads)

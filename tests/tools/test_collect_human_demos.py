@@ -14,6 +14,7 @@ import pygame
 import pytest
 from PIL import Image, ImageGrab
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald.core import MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
@@ -41,7 +42,7 @@ def closed_windows():
 def session(folder: Path, **changes) -> Session:
     args = Args(output=folder, fixed=True, **changes)
     env = EmeraldEnv(start_state=args.start_state, max_steps=args.max_steps)
-    demos.open_folder(folder, demos.settings_of(env))
+    episode_files.open_folder(folder, demos.settings_of(env))
     return Session(args, env)
 
 

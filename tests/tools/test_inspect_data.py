@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.showdown import battle_files, encoder
 from cleanpoke.envs.showdown.battle_files import BattleFileError, ShardWriter, Trajectory, read_folder
@@ -252,15 +253,15 @@ def test_demonstrations_that_are_there_twice_are_named(tmp_path, capsys):
 def test_each_broken_demonstration_is_told_with_its_fix(tmp_path, capsys):
     demonstration(tmp_path / "a.npz", [1, 2, 3], press_frames=12)
     demonstration(tmp_path / "b.npz", [1, 2, 3], press_frames=8)
-    columns = demos.read_npz(tmp_path / "a.npz")
-    demos.write_npz(tmp_path / "c.npz", columns | {"observations": columns["observations"] / 255.0})
+    columns = episode_files.read_npz(tmp_path / "a.npz")
+    episode_files.write_npz(tmp_path / "c.npz", columns | {"observations": columns["observations"] / 255.0})
     (tmp_path / "d.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-200])
     with pytest.raises(CleanPokeError, match="3 of 4 files cannot be used"):
         inspect_data.main(inspect_data.Args(tmp_path))
     shown = capsys.readouterr().out
     assert "b.npz was recorded with press_frames 8, not 12: keep such episodes in another folder" in shown
     assert "c.npz: observations holds float64; store the pictures as uint8" in shown
-    assert "d.npz is damaged or no demonstration: delete it" in shown
+    assert "d.npz is damaged or no episode: delete it" in shown
     assert "1 episodes, 3 steps" in shown and "trainable" not in shown
 
 

@@ -9,6 +9,7 @@ import pygame
 import pytest
 from PIL import Image
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald.core import MISSING_MGBA
 from cleanpoke.errors import CleanPokeError
 
@@ -99,17 +100,17 @@ def test_an_episode_is_made_again_from_its_log(episode, tmp_path, capsys):
     # Something else beside the log is told.
     for path in (episode, episode.with_suffix(".demo")):
         shutil.copy(path, tmp_path)
-    columns = demos.read_npz(episode)
+    columns = episode_files.read_npz(episode)
     columns["rewards"][3] += 1
-    demos.write_npz(tmp_path / episode.name, columns)
+    episode_files.write_npz(tmp_path / episode.name, columns)
     view_demo.main(Args(tmp_path / episode.name, rebuild=tmp_path / "again.npz"))
     assert "differs in rewards" in capsys.readouterr().out
 
 
 def test_a_log_that_plays_otherwise_is_told(episode, tmp_path):
-    columns = demos.read_npz(episode.with_suffix(".demo"))
+    columns = episode_files.read_npz(episode.with_suffix(".demo"))
     columns["checksums"][-1] += 1
-    demos.write_npz(tmp_path / "changed.demo", columns)
+    episode_files.write_npz(tmp_path / "changed.demo", columns)
     for options in ({}, {"rebuild": tmp_path / "again.npz"}):
         with pytest.raises(CleanPokeError, match=f"at step {STEPS} the memory is not what it was"):
             view_demo.main(Args(tmp_path / "changed.demo", **options))

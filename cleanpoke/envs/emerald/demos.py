@@ -10,13 +10,10 @@ every 64 steps and at the end. It holds no pictures; of the real game its state 
 A log without its `.npz` is what an interrupted recording leaves: `replay` gives the rest back.
 """
 
-import contextlib
 import copy
 import json
-import tempfile
-import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,19 +23,15 @@ import numpy as np
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import NOOP, EmeraldEnv
 from cleanpoke.envs.emerald.states import SaveState
-from cleanpoke.errors import DISK_FULL, CleanPokeError
-from cleanpoke.run import atomic_file
+from cleanpoke.envs.episode_files import check_settings, json_of, read_npz, write_npz
+from cleanpoke.errors import CleanPokeError
 
 FORMAT = 1
 CHECKSUM_EVERY = 64
 REQUIRED = ("observations", "actions", "rewards", "dones", "infos", "episode_return", "episode_length")
 NUM_ACTIONS = len(BUTTONS) + 1  # with NOOP
 SETTINGS = ("rom_sha1", "press_frames", "release_frames", "resolution", "grayscale", "buttons")
-"""Entries of `meta` that all episodes of a folder must share."""
-
-
-class DemoError(CleanPokeError):
-    """A file of demonstrations that cannot be used; the message names the file, the field and the fix."""
+"""Entries of `meta` that all episodes of a folder must share: the keys of `settings_of`."""
 
 
 @dataclass(slots=True)
@@ -255,7 +248,7 @@ def memory_checksum(env: EmeraldEnv) -> int:
 
 
 def save_episode(path: Path, episode: Episode) -> None:
-    """Writes one episode under `path`, complete or not at all. Raises DemoError if the disk refuses it."""
+    """Writes one episode, complete or not at all. Raises CleanPokeError if the disk refuses it."""
     columns: dict[str, np.ndarray] = {
         "observations": episode.observations,
         "actions": episode.actions.astype(np.int32),
@@ -274,31 +267,21 @@ def save_episode(path: Path, episode: Episode) -> None:
     write_npz(path, columns)
 
 
-def write_npz(path: Path, columns: dict[str, np.ndarray]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            np.savez_compressed(file, **columns)
-    except OSError as error:
-        problem = "the disk is full" if error.errno in DISK_FULL else error.strerror
-        raise DemoError(f"cannot write {path}: {problem}; nothing else was lost") from error
-
-
 # ---------------------------------------------------------------- reading
 
 
 def load_episode(path: str | Path) -> Episode:
-    """Reads and checks one episode. Raises DemoError, with the file, the field and the fix, for a bad one."""
+    """Reads and checks one episode. Raises CleanPokeError, with file, field and fix, for a bad one."""
     path = Path(path)
     columns = read_npz(path)
     if missing := [name for name in REQUIRED if name not in columns]:
-        raise DemoError(f"{path} lacks {', '.join(missing)}: record it again, or add the arrays")
+        raise CleanPokeError(f"{path} lacks {', '.join(missing)}: record it again, or add the arrays")
     actions, observations = columns["actions"], columns["observations"]
     length = len(actions) if actions.ndim == 1 else -1
-    infos, meta = _json_of(path, columns, "infos", []), _json_of(path, columns, "meta", {})
+    infos, meta = json_of(path, columns, "infos", []), json_of(path, columns, "meta", {})
 
     def refuse(name: str, problem: str, fix: str = "record it again") -> None:
-        raise DemoError(f"{path}: {name} {problem}; {fix}")
+        raise CleanPokeError(f"{path}: {name} {problem}; {fix}")
 
     if length < 1:
         refuse("actions", f"has shape {actions.shape}, not (T,) with T at least 1")
@@ -350,88 +333,15 @@ def load_episode(path: str | Path) -> Episode:
     )
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """`meta` of an episode or a log, without reading the rest; {} if it has none. Raises DemoError."""
-    meta = _json_of(path, read_npz(path, only=("meta",)), "meta", {})
-    if not isinstance(meta, dict):
-        raise DemoError(f"{path}: meta is no dictionary; record it again")
-    return meta
-
-
-def read_npz(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a file, all or `only` these, as far as they are no pickles. Raises DemoError."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {}
-            for name in file.files if only is None else sorted(set(only) & set(file.files)):
-                # Lists of dictionaries of other programs are pickled: not needed, and not to be trusted.
-                with contextlib.suppress(ValueError):
-                    columns[name] = file[name]
-                if name not in columns and name == "infos":
-                    columns[name] = np.array("[]")
-            return columns
-    except OSError as error:
-        raise DemoError(f"cannot read {path} ({error.strerror or error}): check the path") from error
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise DemoError(f"{path} is damaged or no demonstration: delete it, or record it again") from error
-
-
-def _json_of(path: Path, columns: dict[str, np.ndarray], name: str, default: Any) -> Any:
-    if name not in columns or columns[name].dtype.kind != "U":
-        return default
-    try:
-        return json.loads(str(columns[name]))
-    except ValueError as error:
-        raise DemoError(f"{path}: {name} is no JSON; record it again") from error
-
-
-def episodes_in(folder: str | Path) -> list[Path]:
-    """The demonstrations of a folder, by name. Raises DemoError if there are none."""
-    folder = Path(folder)
-    files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
-    if not files:
-        raise DemoError(
-            f"{folder} holds no demonstrations (*.npz): record some with tools/collect_expert_data.py "
-            f"--output {folder}"
-        )
-    return files
-
-
-def open_folder(folder: Path, settings: dict[str, Any]) -> list[Path]:
-    """Makes a folder ready to record into; returns the episodes that are there.
-
-    Raises DemoError if it cannot be written, and if something there was recorded with other settings.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise DemoError(f"cannot write into {folder} ({error.strerror}): choose another --output") from error
-    for path in sorted([*folder.glob("*.npz"), *folder.glob("*.demo")]):
-        check_settings(path, read_meta(path), settings)
-    return sorted(folder.glob("*.npz"))
-
-
-def check_settings(path: Path, meta: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raises DemoError if an episode was recorded with another cartridge or other settings."""
-    for name in SETTINGS:
-        if name in meta and name in settings and meta[name] != settings[name]:
-            raise DemoError(
-                f"{path} was recorded with {name} {meta[name]}, not {settings[name]}: keep such episodes in "
-                "another folder"
-            )
-
-
 def load_matching(path: Path, settings: dict[str, Any]) -> Episode:
     """Reads one episode that was recorded with these settings (`settings_of`) and no other buttons.
 
-    Raises DemoError for any other, and for a bad file.
+    Raises CleanPokeError for any other, and for a bad file.
     """
     episode = load_episode(path)
     check_settings(path, episode.meta, settings)
     if max(episode.actions.max(), episode.labels.max()) >= len(settings["buttons"]):
-        raise DemoError(f"{path} holds NOOP as a button, which is not to be learned here: leave it out")
+        raise CleanPokeError(f"{path} holds NOOP as a button, which is not to be learned here: leave it out")
     return episode
 
 
@@ -452,28 +362,30 @@ class Log:
 
 
 def load_log(path: Path) -> Log:
-    """Reads a `.demo` file. Raises DemoError if it is none, or damaged."""
+    """Reads a `.demo` file. Raises CleanPokeError if it is none, or damaged."""
     columns = read_npz(path)
     if missing := {"start_state", "actions", "expert_actions", "checksums", "meta"} - set(columns):
-        raise DemoError(f"{path} lacks {', '.join(sorted(missing))}: it is no log of an episode")
-    meta = _json_of(path, columns, "meta", {})
+        raise CleanPokeError(f"{path} lacks {', '.join(sorted(missing))}: it is no log of an episode")
+    meta = json_of(path, columns, "meta", {})
     if missing := {*SETTINGS, "max_steps", "step_cost"} - set(meta):
-        raise DemoError(f"{path}: meta lacks {', '.join(sorted(missing))}; record it again")
+        raise CleanPokeError(f"{path}: meta lacks {', '.join(sorted(missing))}; record it again")
     try:
         content = zlib.decompress(columns["start_state"].tobytes())
     except zlib.error as error:
-        raise DemoError(f"{path}: start_state is damaged; record it again") from error
+        raise CleanPokeError(f"{path}: start_state is damaged; record it again") from error
     start = SaveState(meta["rom_sha1"], content, tuple(meta.get("start_milestones", ())))
     actions, expert_actions = columns["actions"].tolist(), columns["expert_actions"].tolist()
     checksums = columns["checksums"].tolist()
     length = len(actions)
     if not length or len(expert_actions) != length or len(checksums) != -(-length // CHECKSUM_EVERY):
-        raise DemoError(
+        raise CleanPokeError(
             f"{path}: {length} actions, {len(expert_actions)} expert_actions and {len(checksums)} "
             "checksums do not go together; record it again"
         )
     if not all(0 <= action < len(meta["buttons"]) for action in actions):
-        raise DemoError(f"{path}: actions holds more than 0 … {len(meta['buttons']) - 1}; record it again")
+        raise CleanPokeError(
+            f"{path}: actions holds more than 0 … {len(meta['buttons']) - 1}; record it again"
+        )
     return Log(path, start, actions, expert_actions, checksums, meta)
 
 
@@ -502,10 +414,10 @@ def play_again(log: Log, env: EmeraldEnv, on_step: Callable[[int], None] = lambd
     """Plays a log and checks its checksums. Then `env` stands at the end, and the recorder can go on.
 
     env: with the same cartridge and settings; on_step: called with the number of steps taken, from 0 on.
-    Raises DemoError where the memory is not what it was.
+    Raises CleanPokeError where the memory is not what it was.
     """
     if log.meta["rom_sha1"] != env.core.sha1:
-        raise DemoError(
+        raise CleanPokeError(
             f"{log.path} was recorded with rom_sha1 {log.meta['rom_sha1'][:10]}…, {env.core.rom.name} is "
             f"{env.core.sha1[:10]}…: give that cartridge as --rom-path"
         )
@@ -522,7 +434,7 @@ def play_again(log: Log, env: EmeraldEnv, on_step: Callable[[int], None] = lambd
         recorder.add(action, expert_action, env.step(action))
         is_checked = step % CHECKSUM_EVERY == 0 or step == len(log.actions)
         if is_checked and memory_checksum(env) != next(expected):
-            raise DemoError(
+            raise CleanPokeError(
                 f"{log.path}: at step {step} the memory is not what it was: another version of the "
                 "emulator, or a damaged log"
             )

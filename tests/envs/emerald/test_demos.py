@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
-from cleanpoke.envs.emerald.demos import DemoError, Recorder, load_episode, replay
+from cleanpoke.envs.emerald.demos import Recorder, load_episode, replay
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
+from cleanpoke.errors import CleanPokeError
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +55,14 @@ def test_a_log_plays_again_to_the_same_pictures(recorded):
 
 def test_a_log_that_does_not_fit_is_told(recorded, tmp_path):
     path, _ = recorded
-    columns = demos.read_npz(path.with_suffix(".demo"))
+    columns = episode_files.read_npz(path.with_suffix(".demo"))
     columns["actions"][5] = (columns["actions"][5] + 4) % 10
-    demos.write_npz(tmp_path / "changed.demo", columns)
-    with pytest.raises(DemoError, match="at step .* the memory is not what it was"):
+    episode_files.write_npz(tmp_path / "changed.demo", columns)
+    with pytest.raises(CleanPokeError, match="at step .* the memory is not what it was"):
         replay(tmp_path / "changed.demo", EmeraldEnv(max_steps=150))
-    with pytest.raises(DemoError, match="recorded with press_frames 12, not 8"):
+    with pytest.raises(CleanPokeError, match="recorded with press_frames 12, not 8"):
         replay(path.with_suffix(".demo"), EmeraldEnv(press_frames=8))
-    with pytest.raises(DemoError, match="lacks checksums, start_state"):
+    with pytest.raises(CleanPokeError, match="lacks checksums, start_state"):
         replay(path, EmeraldEnv())
 
 
@@ -105,10 +107,10 @@ def test_the_last_step_of_a_log_is_checked_too(tmp_path):
     assert not (tmp_path / "short.npz").exists()
     episode = replay(tmp_path / "short.demo", EmeraldEnv())
     assert len(episode) == 5 and episode.truncations.tolist() == 4 * [False] + [True]
-    columns = demos.read_npz(tmp_path / "short.demo")
+    columns = episode_files.read_npz(tmp_path / "short.demo")
     columns["actions"][-1] = 7
-    demos.write_npz(tmp_path / "short.demo", columns)
-    with pytest.raises(DemoError, match="at step 5 the memory is not what it was"):
+    episode_files.write_npz(tmp_path / "short.demo", columns)
+    with pytest.raises(CleanPokeError, match="at step 5 the memory is not what it was"):
         replay(tmp_path / "short.demo", EmeraldEnv())
 
 
@@ -144,14 +146,15 @@ def test_segments_follow_what_is_taken_back():
 def test_a_folder_holds_one_cartridge_and_one_kind_of_settings(recorded, tmp_path):
     path, recorder = recorded
     settings = demos.settings_of(recorder.env)
-    assert demos.open_folder(path.parent, settings) == [path]
-    assert demos.read_meta(path) == demos.read_meta(path.with_suffix(".demo")) == recorder.meta
-    with pytest.raises(DemoError, match=r"episode_00000\.\w+ was recorded with press_frames 12, not 8"):
-        demos.open_folder(path.parent, settings | {"press_frames": 8})
-    assert demos.open_folder(tmp_path / "new" / "one", settings) == []
+    assert episode_files.open_folder(path.parent, settings) == [path]
+    assert episode_files.read_meta(path) == recorder.meta
+    assert episode_files.read_meta(path.with_suffix(".demo")) == recorder.meta
+    with pytest.raises(CleanPokeError, match=r"episode_00000\.\w+ was recorded with press_frames 12, not 8"):
+        episode_files.open_folder(path.parent, settings | {"press_frames": 8})
+    assert episode_files.open_folder(tmp_path / "new" / "one", settings) == []
     (tmp_path / "file").touch()
-    with pytest.raises(DemoError, match="cannot write into .*file/folder .*: choose another --output"):
-        demos.open_folder(tmp_path / "file" / "folder", settings)
+    with pytest.raises(CleanPokeError, match="cannot write into .*file/folder .*: choose another --output"):
+        episode_files.open_folder(tmp_path / "file" / "folder", settings)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +168,9 @@ def test_a_folder_holds_one_cartridge_and_one_kind_of_settings(recorded, tmp_pat
     ],
 )
 def test_bad_logs_are_told_with_field_and_fix(recorded, tmp_path, name, value, message):
-    columns = demos.read_npz(recorded[0].with_suffix(".demo")) | {name: value}
-    demos.write_npz(tmp_path / "bad.demo", columns)
-    with pytest.raises(DemoError, match=message) as raised:
+    columns = episode_files.read_npz(recorded[0].with_suffix(".demo")) | {name: value}
+    episode_files.write_npz(tmp_path / "bad.demo", columns)
+    with pytest.raises(CleanPokeError, match=message) as raised:
         replay(tmp_path / "bad.demo", EmeraldEnv())
     assert "bad.demo" in str(raised.value) and "record it again" in str(raised.value)
 
@@ -175,7 +178,7 @@ def test_bad_logs_are_told_with_field_and_fix(recorded, tmp_path, name, value, m
 def test_a_log_of_another_cartridge_names_the_option(recorded, tmp_path):
     other = tmp_path / "other.gba"
     other.write_bytes(TINY_TOWN.read_bytes() + b"\0")
-    with pytest.raises(DemoError, match=r"other\.gba is .*: give that cartridge as --rom-path"):
+    with pytest.raises(CleanPokeError, match=r"other\.gba is .*: give that cartridge as --rom-path"):
         replay(recorded[0].with_suffix(".demo"), EmeraldEnv(other))
 
 
@@ -203,18 +206,18 @@ def test_a_log_of_another_cartridge_names_the_option(recorded, tmp_path):
     ],
 )
 def test_bad_files_are_told_with_field_and_fix(recorded, tmp_path, name, value, message):
-    columns = demos.read_npz(recorded[0])
+    columns = episode_files.read_npz(recorded[0])
     columns.pop(name)
     if value is not None:
         columns[name] = value
-    demos.write_npz(tmp_path / "bad.npz", columns)
-    with pytest.raises(DemoError, match=message) as raised:
+    episode_files.write_npz(tmp_path / "bad.npz", columns)
+    with pytest.raises(CleanPokeError, match=message) as raised:
         load_episode(tmp_path / "bad.npz")
     assert "bad.npz" in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_files_of_other_programs_are_read_without_pickle(recorded, tmp_path):
-    columns = demos.read_npz(recorded[0])
+    columns = episode_files.read_npz(recorded[0])
     needed = {name: columns[name] for name in demos.REQUIRED} | {"infos": np.array([{"a": 1}], object)}
     np.savez(tmp_path / "theirs.npz", **needed)
     episode = load_episode(tmp_path / "theirs.npz")
@@ -223,7 +226,7 @@ def test_files_of_other_programs_are_read_without_pickle(recorded, tmp_path):
 
 def test_damaged_files_and_empty_folders_are_told(tmp_path):
     (tmp_path / "short.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(DemoError, match=r"short\.npz is damaged"):
+    with pytest.raises(CleanPokeError, match=r"short\.npz is damaged"):
         load_episode(tmp_path / "short.npz")
-    with pytest.raises(DemoError, match="holds no demonstrations"):
-        demos.episodes_in(tmp_path / "empty")
+    with pytest.raises(CleanPokeError, match="holds no episodes"):
+        episode_files.episodes_in(tmp_path / "empty")
