@@ -4,11 +4,12 @@
     python benchmark/atari_learning.py --stages pong --seeds 1
 
 Stages: pong (CleanRL's 10 million steps, but a run ends once 100 training games average 19), breakout and
-beam_rider (as many steps as you give), and precision (Pong in bfloat16 and in float32, as many steps each).
+beam_rider (as many steps as you give), precision (Breakout again, in float32), and questions (Pong without
+NOOP, in colours, with sticky actions, one seed each, beside the first steps of the pong stage).
 Each run is the script itself in its own process, from nothing; one that was cut off goes on. Printed for each
 run: the evaluation over 100 games, greedy and sampled; frames; minutes; and the curve, the mean return of the
-games that ended in each tenth of the run. Pictures of the curves lie beside the runs. The last line is one
-JSON object.
+games that ended in each tenth of the run; then means over seeds. Pictures of the curves lie beside the runs.
+The last line is one JSON object.
 """
 
 import json
@@ -19,13 +20,16 @@ from pathlib import Path
 
 import tyro
 from common.curves import draw_curves, scalars, smoothed
+from common.intervals import mean_over_seeds
 from common.script_runs import run_scripts
 
 from cleanpoke.errors import CleanPokeError, user_errors
 
 PONG_BAR = 18.0
 STAGES = {"pong": "ALE/Pong-v5", "breakout": "ALE/Breakout-v5", "beam_rider": "ALE/BeamRider-v5"}
-STAGES |= {"precision": "ALE/Pong-v5"}
+STAGES |= {"precision": "ALE/Breakout-v5", "questions": "ALE/Pong-v5"}
+AS_IT_IS = "as it is"
+QUESTIONS = {"without_noop": ["--drop-noop"], "in_colours": ["--rgb"], "sticky": ["--sticky", "0.25"]}
 PUBLISHED = {"ALE/Pong-v5": 20.4, "ALE/Breakout-v5": 414.7, "ALE/BeamRider-v5": 1915.9}
 """CleanRL's ppo_atari.py after 10 million steps, mean of 3 seeds (its benchmark pages)."""
 
@@ -38,10 +42,10 @@ class Args:
     """one run of each with each of them"""
     pong_steps: int = 10_000_000
     """longest run of the pong stage; it ends as soon as 100 training games average 19"""
-    steps: int = 2_000_000
-    """decisions of each run of breakout and beam_rider"""
-    precision_steps: int = 1_000_000
-    """decisions of each run of precision"""
+    steps: int = 1_000_000
+    """decisions of each run of breakout, beam_rider and precision"""
+    question_steps: int = 1_500_000
+    """decisions of each run of questions; as in the pong stage the learning rate hardly falls in them"""
     eval_episodes: int = 100
     """games of each evaluation"""
     at_once: int = 1
@@ -61,38 +65,54 @@ def curve(run: Path) -> list[float | None]:
     return [float(returns[tenths == tenth].mean()) if tenth in tenths else None for tenth in range(10)]
 
 
+def variants(stage: str, args: Args) -> dict[str, tuple[str, list[str]]]:
+    """What a stage compares: label to the name of the runs' folders, and the script's options.
+
+    Stages share runs: one of the default settings stands beside the variants.
+    """
+    pong = ["--total-timesteps", str(args.pong_steps), "--solved-at", "19", "--stop-when-solved"]
+    length = ["--total-timesteps", str(args.steps)]
+    if stage == "pong":
+        return {AS_IT_IS: ("pong_", pong)}
+    if stage == "precision":
+        return {AS_IT_IS: ("breakout_", length), "float32": ("precision_float32", [*length, "--bf16", "off"])}
+    if stage == "questions":
+        constant = ["--total-timesteps", str(args.question_steps), "--no-anneal-lr"]
+        asked = {name: (f"questions_{name}", [*constant, *options]) for name, options in QUESTIONS.items()}
+        return {AS_IT_IS: ("pong_", pong)} | asked
+    return {AS_IT_IS: (f"{stage}_", length)}
+
+
 def main(args: Args) -> None:
     if unknown := set(args.stages) - set(STAGES):
         raise CleanPokeError(f"unknown stages {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     if args.quick:
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
         args.stages, args.seeds, args.pong_steps, args.eval_episodes = ("pong",), (1,), 40_000, 2
-    jobs = []
+    commands: dict[Path, list[str]] = {}
+    places = []  # what is shown: labels, and the folder of the run
     for stage in args.stages:
-        variants = {"": ["--total-timesteps", str(args.steps)]}
-        if stage == "pong":
-            solved = ["--solved-at", "19", "--stop-when-solved"]
-            variants = {"": ["--total-timesteps", str(args.pong_steps), *solved]}
-        elif stage == "precision":
-            length = ["--total-timesteps", str(args.precision_steps)]
-            variants = {"bfloat16": [*length, "--bf16", "on"], "float32": [*length, "--bf16", "off"]}
         for seed in args.seeds:
-            for name, options in variants.items():
-                folder = args.folder / f"{stage}_{name}_{seed}"
-                command = ["--env-id", STAGES[stage], "--seed", str(seed), *options]
-                command += ["--eval-episodes", str(args.eval_episodes)]
-                jobs.append(({"stage": stage, "variant": name, "seed": seed}, folder, command))
-    runs = run_scripts([("ppo_atari", folder, command) for _, folder, command in jobs], args.at_once)
+            for name, (stem, options) in variants(stage, args).items():
+                if stage == "questions" and name != AS_IT_IS and seed != args.seeds[0]:
+                    continue
+                folder = args.folder / f"{stem}_{seed}"
+                commands[folder] = ["--env-id", STAGES[stage], "--seed", str(seed), *options]
+                commands[folder] += ["--eval-episodes", str(args.eval_episodes)]
+                places.append(({"stage": stage, "variant": name, "seed": seed}, folder))
+    jobs = [("ppo_atari", folder, command) for folder, command in commands.items()]
+    runs = dict(zip(commands, run_scripts(jobs, args.at_once), strict=True))
     rows, passed = [], True
-    for (labels, _, _), run in zip(jobs, runs, strict=True):
+    for labels, folder in places:
+        run = runs[folder]
         rows.append(labels | {"minutes": run.minutes, "curve": curve(run.folder)} | run.evaluation)
         passed &= labels["stage"] != "pong" or run.evaluation["greedy"]["mean"] >= PONG_BAR
     for stage in args.stages:
         lines: dict[str, list] = {}
-        for (labels, _, _), run in zip(jobs, runs, strict=True):
+        for labels, folder in places:
             if labels["stage"] == stage:
-                points = smoothed(*scalars(run.folder, "charts/episodic_return"), bins=50)
-                lines.setdefault(labels["variant"] or "each seed", []).append(points)
+                points = smoothed(*scalars(runs[folder].folder, "charts/episodic_return"), bins=50)
+                lines.setdefault(labels["variant"], []).append(points)
         level = {"CleanRL, 10 million decisions": PUBLISHED[STAGES[stage]]}
         draw_curves(args.folder / f"{stage}.png", STAGES[stage], lines, level)
     print("\n|stage|variant|seed|greedy|sampled|frames|minutes|curve: mean return of each tenth|")
@@ -102,6 +122,13 @@ def main(args: Args) -> None:
         tenths = " ".join("-" if value is None else f"{value:.0f}" for value in row["curve"])
         cells = (row["stage"], row["variant"], row["seed"], *scores, f"{4 * row['step']:,}")
         print(f"|{'|'.join(map(str, cells))}|{row['minutes']:.1f}|{tenths}|")
+    print("\n|stage|variant|seeds|greedy, mean over seeds (95%)|sampled|training games of the last tenth|")
+    print("|-|-|-|-|-|-|")
+    for stage, variant in dict.fromkeys((row["stage"], row["variant"]) for row in rows):
+        alike = [row for row in rows if (row["stage"], row["variant"]) == (stage, variant)]
+        means = [mean_over_seeds([row[play]["mean"] for row in alike]) for play in ("greedy", "sampled")]
+        last = mean_over_seeds([row["curve"][-1] for row in alike])
+        print(f"|{stage}|{variant}|{len(alike)}|{means[0]}|{means[1]}|{last}|")
     print(json.dumps({"benchmark": "atari_learning", "passed": bool(passed), "results": rows}))
     if args.check and not passed:
         sys.exit(1)
