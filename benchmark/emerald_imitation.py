@@ -88,10 +88,12 @@ class ExpertPlayer(Expert):
 
 
 def interval(samples: list[list[float]]) -> tuple[float, float]:
-    """95% of the mean, from 2,000 draws with replacement within each seed."""
-    rng = np.random.default_rng(0)
-    draws = [np.concatenate([rng.choice(of_seed, len(of_seed)) for of_seed in samples]) for _ in range(2000)]
-    low, high = np.percentile([draw.mean() for draw in draws], [2.5, 97.5])
+    """95% of the mean, from 2,000 draws of seeds with replacement, and of games within each of them."""
+    rng, means = np.random.default_rng(0), []
+    for _ in range(2000):
+        seeds = rng.integers(len(samples), size=len(samples))
+        means.append(np.mean([rng.choice(samples[seed], len(samples[seed])).mean() for seed in seeds]))
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 

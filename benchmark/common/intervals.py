@@ -7,7 +7,7 @@ T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 def mean_over_seeds(values: list[float]) -> str:
-    """The mean of one value from each seed with its 95% interval, by Student's t; of one seed just the value."""
+    """Mean of one value from each seed with its 95% interval, by Student's t; of one seed the value alone."""
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
         return f"{mean:.1f}"
