@@ -421,6 +421,8 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if run.start_step // args.batch_size >= iterations:
                 run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
+                if args.eval_episodes:
+                    report_evaluation(run, agent, args, run.start_step, stop)
         step = run.start_step
         needs_reset, solved = True, False
         for iteration in range(step // args.batch_size, iterations):

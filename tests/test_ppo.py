@@ -97,6 +97,15 @@ def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
         assert torch.equal(weights, load_checkpoint(evaluated).state["agent"][name]), name
 
 
+def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
+    folder = small_run(tmp_path, eval_episodes=2)
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, eval_episodes=2, resume=folder) == folder
+    assert results.read_text() == before
+
+
 def test_the_command_balances_the_pole(tmp_path):
     folder = small_run(
         tmp_path, total_timesteps=50_000, num_envs=16, num_steps=128, num_minibatches=8, eval_episodes=20
