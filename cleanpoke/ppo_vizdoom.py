@@ -12,6 +12,7 @@ Axes: T steps of a rollout, N games, K frames of a stack, V game variables, A ac
 import dataclasses
 import difflib
 import math
+import subprocess
 import tempfile
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, available_cores, start
 from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.processes import children_of_this_process, guard
 from cleanpoke.run import (
     Checkpoint,
     Run,
@@ -207,6 +209,7 @@ class Games:
         self.variables = np.zeros((num_envs, self.num_variables), np.float32)
         # The engines are processes of their own: while one computes, the others can.
         self.executor = ThreadPoolExecutor(min(num_envs, available_cores()))
+        self.guard: subprocess.Popen | None = None
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -218,8 +221,11 @@ class Games:
     def reset(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts all games anew; game i draws from seed + i."""
         # One after another: starting two engines at once can crash inside ViZDoom.
+        others = children_of_this_process()
         for index, env in enumerate(self.envs):
             self._show_first(index, env.reset(seed=seed + index)[0])
+        if self.guard is None:  # the first reset has started the engines
+            self.guard = guard(children_of_this_process() - others)
         return self.screens.copy(), self.variables.copy()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -249,6 +255,9 @@ class Games:
         self.executor.shutdown()
         for env in self.envs:
             env.close()
+        if self.guard:
+            self.guard.kill()
+            self.guard.wait()
         self.settings.cleanup()
 
     def _show_first(self, index: int, observation: dict[str, np.ndarray]) -> None:

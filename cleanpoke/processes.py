@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from cleanpoke.errors import CleanPokeError
@@ -78,6 +80,31 @@ def in_processes(
             child.join(timeout=max(deadline - time.monotonic(), 0.01))
             if child.is_alive():
                 child.kill()
+
+
+def children_of_this_process() -> set[int]:
+    """Numbers of the processes that this one has started and that still run; on Linux, elsewhere none."""
+    children = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()  # after the name, which may hold anything
+        except OSError:
+            continue  # gone meanwhile
+        if int(fields[1]) == os.getpid():
+            children.add(int(path.parent.name))
+    return children
+
+
+def guard(children: Iterable[int]) -> subprocess.Popen:
+    """Starts a small process that kills these once this one is gone, however it went. Kill it when they are.
+
+    For programs that a library starts: what die_with_parent asks of the kernel, nobody can ask in their name.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", 'read nothing; kill -9 "$@" 2>/dev/null', "guard", *map(str, children)],
+        stdin=subprocess.PIPE,  # ends when this process does
+        start_new_session=True,  # Ctrl-C is not for it
+    )
 
 
 def signs_of_life(report: Callable[[Any], None]) -> Callable[[], None]:

@@ -1,6 +1,9 @@
 """PPO in ViZDoom: buttons that go together, games that are what their seeds say, ends that are ends."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,28 @@ def test_values_survive_rescaling():
     before = agent.value(value)
     agent.rescale(torch.randn(100) * 100 - 50)
     assert torch.allclose(agent.value(agent(screens, variables)[1]), before, atol=1e-2)
+
+
+def test_no_engine_outlives_a_process_that_is_killed():
+    program = (
+        "from cleanpoke.ppo_vizdoom import Args, Games\n"
+        "from cleanpoke.processes import children_of_this_process\n"
+        "games = Games(Args(), 2)\n"
+        "games.reset(1)\n"
+        "print(*sorted(children_of_this_process() - {games.guard.pid}), flush=True)\n"
+        "input()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    engines = [Path("/proc") / number for number in child.stdout.readline().split()]
+    assert len(engines) == 2 and all("vizdoom" in (one / "cmdline").read_text() for one in engines)
+    child.kill()
+    child.wait(timeout=10)
+    deadline = time.monotonic() + 10
+    while any(one.exists() for one in engines) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(one.exists() for one in engines)
 
 
 # --- Runs
