@@ -3,9 +3,9 @@
     python benchmark/atari_learning.py                              # hours on two cores
     python benchmark/atari_learning.py --stages pong --seeds 1
 
-Stages: pong (CleanRL's quick settings and 10 million steps, but a run ends once 100 training games average
-19), breakout and beam_rider (as many steps as you give), precision (Breakout again, in float32), and questions
-(Pong without NOOP, in colours, with sticky actions, one seed each, beside the pong stage's first steps).
+Stages: pong (10 million steps, but a run ends once 100 training games average 19), breakout and beam_rider
+(as many steps as you give), precision (Breakout again, in float32), and questions (Pong without NOOP, in
+colours, with sticky actions, one seed each, beside the first steps of the pong stage).
 Each run is the script itself in its own process, from nothing; one that was cut off goes on. Printed for each
 run: the evaluation over 100 games, greedy and sampled; frames; minutes; and the curve, the mean return of the
 games that ended in each tenth of the run; then means over seeds. Pictures of the curves lie beside the runs.
