@@ -108,22 +108,25 @@ def load_control_episode(path: Path) -> ControlEpisode:
     )
 
 
+def check_same_kind(path: Path, episode: ControlEpisode, first: ControlEpisode) -> None:
+    """Raises CleanPokeError if this episode does not go together with the first one of its folder."""
+    settings = {name: first.meta[name] for name in SETTINGS if name in first.meta}
+    check_settings(path, episode.meta, settings)
+    for name in ("observations", "actions"):
+        size, expected = (getattr(one, name).shape[1] for one in (episode, first))
+        if size != expected:
+            raise CleanPokeError(
+                f"{path}: {name} have {size} numbers, those of the folder's first episode {expected}: keep "
+                "such episodes in another folder"
+            )
+
+
 def load_control_folder(folder: Path) -> list[ControlEpisode]:
     """All episodes of a folder, by name. Raises CleanPokeError if there are none, or they differ in kind."""
     episodes: list[ControlEpisode] = []
     for path in episodes_in(folder, COLLECT):
         episode = load_control_episode(path)
-        if episodes:
-            first = episodes[0]
-            settings = {name: first.meta[name] for name in SETTINGS if name in first.meta}
-            check_settings(path, episode.meta, settings)
-            for name in ("observations", "actions"):
-                size, expected = (getattr(one, name).shape[1] for one in (episode, first))
-                if size != expected:
-                    raise CleanPokeError(
-                        f"{path}: {name} have {size} numbers, those of {folder} otherwise {expected}: keep "
-                        "such episodes in another folder"
-                    )
+        check_same_kind(path, episode, (episodes or [episode])[0])
         episodes.append(episode)
     return episodes
 

@@ -157,8 +157,8 @@ def test_a_folder_is_read_by_name(tmp_path):
             "recorded with env_id Other-v0, not Some-v0: keep such episodes",
         ),
         (some_episode(encoder="b2"), "recorded with encoder b2, not a1"),
-        (some_episode(num_inputs=4), "observations have 4 numbers, those of .* otherwise 3"),
-        (some_episode(num_actions=1), "actions have 1 numbers, those of .* otherwise 2"),
+        (some_episode(num_inputs=4), "observations have 4 numbers, those of .* first episode 3"),
+        (some_episode(num_actions=1), "actions have 1 numbers, those of .* first episode 2"),
     ],
 )
 def test_a_folder_holds_one_kind_of_episodes(tmp_path, other, message):
