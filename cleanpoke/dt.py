@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cleanpoke.compute import start
+from cleanpoke.compute import autocast, start
 from cleanpoke.envs.control import make_env
 from cleanpoke.envs.control_episodes import ControlEpisode, load_control_folder, load_minari
 from cleanpoke.errors import CleanPokeError, user_errors
@@ -65,6 +65,8 @@ class Args:
     """Updates between points in TensorBoard."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
+    bf16: Literal["auto", "on", "off"] = "off"
+    """bfloat16 products with float32 weights when learning; auto: where the hardware multiplies bfloat16."""
     threads: int = 0
     """CPU threads; 0: all cores."""
 
@@ -314,7 +316,7 @@ class DecisionTransformer(nn.Module):
         tokens = torch.stack(parts, 2) + when[:, :, None]  # (B, K, 2 or 3, W)
         read = self.last_norm(self.blocks(self.drop(self.norm(tokens.flatten(1, 2)))))
         features = read.unflatten(1, tokens.shape[1:3])[:, :, -2]  # where the state stands
-        return self.head(features).tanh(), features
+        return self.head(features).float().tanh(), features.float()
 
 
 class Context:
@@ -368,10 +370,11 @@ def vicreg_loss(first: Tensor, second: Tensor) -> Tensor:
 
 
 def losses(
-    model: DecisionTransformer, batch: Batch, vicreg_coef: float = 0.0
+    model: DecisionTransformer, batch: Batch, vicreg_coef: float = 0.0, bf16: str = "off"
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared errors of the actions, in half ranges, and VICReg where it has a weight; without padding."""
-    actions, features = model(batch.conditions, batch.states, batch.actions, batch.times)
+    with autocast(batch.states.device, bf16):
+        actions, features = model(batch.conditions, batch.states, batch.actions, batch.times)
     loss = (actions - batch.actions).square()[batch.exists].mean()
     metrics = {"losses/action": loss.detach()}
     if vicreg_coef:
@@ -548,7 +551,7 @@ def main(args: Args) -> None:
             rate = args.learning_rate * min((step + 1) / max(args.warmup_updates, 1), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, metrics = losses(model, sample_batch(data, args), args.vicreg_coef)
+            loss, metrics = losses(model, sample_batch(data, args), args.vicreg_coef, args.bf16)
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)

@@ -168,6 +168,18 @@ def test_padding_changes_neither_loss_nor_gradient():
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_bfloat16_learns_nearly_the_same():
+    episodes = [some_episode(length, seed=length) for length in (5, 9)]
+    model, args = model_for(episodes)
+    batch, found = all_contexts(dt.join(episodes, model.units), args), []
+    for bf16 in ("off", "on"):
+        model.zero_grad()
+        loss, _ = dt.losses(model, batch, 0.1, bf16)
+        loss.backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert not torch.equal(*found) and torch.cosine_similarity(*found, dim=0) > 0.98
+
+
 def test_only_the_steps_that_exist_are_in_the_loss():
     episodes = [some_episode(length, seed=length) for length in (2, 6)]
     model, args = model_for(episodes, condition="none")
@@ -298,7 +310,7 @@ def assert_same_models(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"condition": "goal", "vicreg_coef": 0.1}, {"condition": "none"}], ids=str
+    "changes", [{}, {"condition": "goal", "vicreg_coef": 0.1}, {"condition": "none", "bf16": "on"}], ids=str
 )
 def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(changes, tmp_path, mixture):
     whole, again = (small_run(tmp_path / name, mixture, **changes) for name in ("whole", "again"))
