@@ -7,6 +7,7 @@ are gymnasium's own (tests/envs/test_car_racing.py); benchmark/car_racing.py --s
 An encoder file (`encoder.pt2`) holds weights and graph, so that reading one needs no class of any script.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -177,6 +178,8 @@ def save_encoder(path: Path, network: nn.Module, reading: Reading) -> None:
     pictures = torch.zeros(2, reading.frames, SIZE, SIZE, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     buffer = io.BytesIO()
+    # Weights in the standard order of memory: torch packages no other.
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     with torch.no_grad():
         program = torch.export.export(network, (pictures,), dynamic_shapes=({0: batch},))
     torch.export.save(program, buffer, extra_files={"cleanpoke.json": json.dumps(asdict(reading))})
