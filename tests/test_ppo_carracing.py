@@ -91,7 +91,7 @@ def test_cut_off_episodes_are_bootstrapped(monkeypatch, tmp_path):
     monkeypatch.setattr(script, "generalized_advantages", keep)
     returns = {}
     for gamma in (0.0, 0.5):
-        small_run(tmp_path, patience=32, total_timesteps=16, gamma=gamma)  # four decisions without new road
+        small_run(tmp_path, patience=16, total_timesteps=16, gamma=gamma)  # two decisions without new road
         returns[gamma] = seen["rewards"]
     cut_off = seen["dones"] == 1
     assert cut_off.sum() >= 2

@@ -13,6 +13,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke import ppo_goalsetter_idm as script
+from cleanpoke.envs.car_racing import Reading, latent_env, save_encoder
 from cleanpoke.envs.control_episodes import ControlEpisode, load_control_episode, save_control_episode
 from cleanpoke.errors import CleanPokeError
 from cleanpoke.ppo_goalsetter_idm import Agent, Args, Buffer, GoalSpace, RunningMoments, Worlds
@@ -551,6 +552,43 @@ def test_a_run_that_began_with_data_goes_on_without_reading_it_again(tmp_path):
     middle = sorted(again.glob("checkpoint_*.pt"))[0]
     options = {"data": tmp_path / "gone", "resume": middle}
     assert_same_agents(whole, small_run(tmp_path / "again", **options))
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.float() / 255
+
+
+def test_pictures_are_seen_through_the_encoder_they_were_stored_with(tmp_path):
+    torch.manual_seed(0)
+    for number in (1, 2):
+        network = torch.nn.Sequential(Scaled(), torch.nn.Flatten(), torch.nn.Linear(48 * 48, 6))
+        save_encoder(tmp_path / f"encoder_{number}.pt2", network, Reading("CarRacing-v3", 8, 1, 6))
+    env = latent_env("CarRacing-v3", tmp_path / "encoder_1.pt2")
+    generator, data, seen = np.random.default_rng(0), tmp_path / "data", []
+    for number in range(2):
+        observations, rewards = [env.reset(seed=number)[0]], []
+        actions = generator.uniform([-1, 0, 0], 1, (40, 3)).astype(np.float32)
+        for action in actions:
+            observation, reward, *_ = env.step(action)
+            observations.append(observation)
+            rewards.append(reward)
+        meta = {"env_id": "CarRacing-v3", "encoder": env.encoder.checksum}
+        episode = ControlEpisode(np.array(observations), actions, np.array(rewards), False, meta)
+        save_control_episode(data / f"episode_{number:05}.npz", episode)
+        seen += observations[:-1]
+    options = {"env_id": "CarRacing-v3", "num_steps": 8, "num_minibatches": 2, "idm_train": "fixed"}
+    options["encoder_path"] = tmp_path / "encoder_1.pt2"
+    cloned = small_run(tmp_path, **options | {"data": data, "total_timesteps": 0, "eval_episodes": 1})
+    assert -200 < json.loads((cloned / "evaluation.json").read_text())["cloned"]["greedy"]["mean"] < 1000
+    fitted = load_checkpoint(cloned).state["agent"]["goal_space.state_mean"]
+    assert np.allclose(fitted, np.mean(seen, 0), atol=1e-4)
+    tuned = small_run(tmp_path, **options | {"load_idm": cloned, "total_timesteps": 32})
+    assert load_checkpoint(tuned).step == 32
+    options["encoder_path"] = tmp_path / "encoder_2.pt2"
+    for changes in ({"data": data}, {"load_idm": cloned}, {"resume": tuned}):
+        with pytest.raises(CleanPokeError, match="another --encoder-path, or without"):
+            small_run(tmp_path, **options | changes)
 
 
 def test_data_of_something_else_is_refused(tmp_path):
