@@ -371,27 +371,33 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
 
 
 class Player:
-    """A trained agent that draws its actions, from pictures (K, 48, 48) or from their latents (D,)."""
+    """A trained agent for tools. It looks at pictures (K, 48, 48) or at their latents (D,)."""
 
-    def __init__(self, agent: Agent, args: Args):
-        self.agent, self.reading = agent, args.reading
+    env_id = ENV_ID
+
+    def __init__(self, agent: Agent, sampled: bool):
+        self.agent, self.sampled = agent, sampled
 
     @torch.inference_mode()
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
         """Steering, gas and brake, (3,) float32 as CarRacing wants them."""
         seen = torch.from_numpy(observation)[None]
         latents = self.agent.encoder(seen) if seen.dtype == torch.uint8 else seen
-        steering, *pedals = sample(self.agent.decide(latents)[0])[0].tolist()
-        return np.array([2 * steering - 1, *pedals], np.float32)
+        policy, _ = self.agent.decide(latents)
+        steering, gas, brake = (sample(policy) if self.sampled else policy.mean)[0].tolist()
+        return np.array([2 * steering - 1, gas, brake], np.float32)
 
 
-def open_player(path: Path) -> Player:
-    """The agent in a checkpoint or run folder. Raises CleanPokeError for anything else."""
+def open_player(path: Path, sampled: bool = False) -> Player:
+    """Who drives as a checkpoint or run folder does: with mean actions, or with drawn ones.
+
+    Raises CleanPokeError for a checkpoint of another script.
+    """
     checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
     args = saved_arguments(checkpoint, Args)
     agent = Agent(args.frames, args.latent_dim)
     agent.load_state_dict(checkpoint.state["agent"])
-    return Player(agent, args)
+    return Player(agent, sampled)
 
 
 # --- Training ---------------------------------------------------------------------------------------------

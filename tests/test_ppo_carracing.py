@@ -58,7 +58,7 @@ def test_actions_reach_the_car_in_its_own_units():
     assert [wheel.steer for wheel in cars[1].wheels[:2]] == [-1, -1]
     assert cars[0].wheels[2].brake == 0.5 and cars[1].wheels[2].brake == 1.0
     assert cars[0].wheels[2].gas > 0 and cars[1].wheels[2].gas == 0
-    player = script.Player(Agent(4, 64), Args())
+    player = script.Player(Agent(4, 64), sampled=True)
     for _ in range(20):
         action = player.get_action(np.zeros((4, 48, 48), np.uint8), {})
         assert action.dtype == np.float32 and envs.single_action_space.contains(action)
@@ -135,7 +135,7 @@ def test_the_encoder_beside_the_checkpoint_is_the_trained_one(trained, tmp_path)
 
 
 def test_a_player_does_the_same_with_pictures_and_with_latents(trained):
-    player = script.open_player(trained)
+    player = script.open_player(trained, sampled=True)
     pictures, latents = CarPictures(8, 2), latent_env("CarRacing-v3", trained / "encoder.pt2")
     shown, seen = pictures.reset(seed=1)[0], latents.reset(seed=1)[0]
     for step in range(4):
@@ -176,6 +176,23 @@ def test_a_run_ends_with_an_evaluation_and_all_its_metrics_are_explained(tmp_pat
     events.Reload()
     docs = (Path(script.__file__).parents[1] / "docs" / "ppo_carracing.md").read_text()
     assert [name for name in events.Tags()["scalars"] if f"`{name}`" not in docs] == []
+
+
+def test_a_minute_of_training_presses_the_gas_and_returns_rise(tmp_path):
+    """The start of learning only: less brake, more gas, more road."""
+    options = {"num_envs": 8, "num_steps": 64, "num_minibatches": 8, "update_epochs": 8, "frames": 4}
+    options |= {"learning_rate": 1e-3, "anneal_lr": False, "gamma": 0.95, "bf16": "auto"}
+    options |= {"total_timesteps": 5120, "save_every": 5120, "eval_episodes": 4}
+    folder = small_run(tmp_path, **options)
+    torch.manual_seed(1)
+    args = Args(**SMALL | options)
+    untrained = script.evaluate(Agent(4, 64), args, greedy=False, seed=script.track_seed(args.seed, -1))
+    results = json.loads((folder / "evaluation.json").read_text())
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    gas, brake = ([point.value for point in events.Scalars(f"act/{name}")] for name in ("gas", "brake"))
+    assert gas[-1] > gas[0] + 0.05 and brake[-1] < brake[0] - 0.05
+    assert results["sampled"]["mean"] > untrained.mean() + 15
 
 
 @pytest.mark.parametrize(
