@@ -6,7 +6,7 @@
 
 0. speed: frames a second of gymnasium's environment and of ours, in this process.
 1. policy: ppo_carracing.py learns from pixels; its encoder is kept.
-2. data: the policy plays 300 episodes, drawing its actions, and the encoder's latents are stored instead of pictures.
+2. data: the policy plays 300 episodes, drawing its actions; latents are stored instead of pictures.
 3. idm: IDM and goal setter are trained on them and played as a clone, without any reward: the transformer,
    and one that is like GCSL.
 4. goal_setter: encoder and IDM stay fixed, and PPO trains a goal setter, from nothing and from the clone;
@@ -107,16 +107,8 @@ def collect(args: Args, seed: int, run: FinishedRun) -> Path:
     """Stores the policy's episodes as latents; those that are there stay."""
     folder = args.folder / f"data_{seed}"
     command = [sys.executable, str(COLLECT), "--env", ENV_ID, "--store-latents", "--sample"]
-    command += [
-        "--agent",
-        str(run.folder),
-        "--episodes",
-        str(args.episodes),
-        "--seed",
-        str(seed),
-        "--output",
-        str(folder),
-    ]
+    command += ["--agent", str(run.folder), "--episodes", str(args.episodes)]
+    command += ["--seed", str(seed), "--output", str(folder)]
     print("$ python tools/collect_expert_data.py " + " ".join(command[2:]), flush=True)
     done = subprocess.run(command)
     if done.returncode != 0:

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanpoke.compute import start
-from cleanpoke.envs.control_worlds import LARGEST, RunningMoments, Worlds
 from cleanpoke.envs.control_episodes import load_control_folder
+from cleanpoke.envs.control_worlds import LARGEST, RunningMoments, Worlds
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
     Checkpoint,
