@@ -1114,30 +1114,72 @@ def alarms(metrics: dict[str, float], recent: deque[tuple[float, int]]) -> dict[
     return {name: float(rings) for name, rings in zip(ALARMS, ringing, strict=True)}
 
 
-def evaluate(
-    agent: Agent, moments: RunningMoments, args: Args, play: str, seed: int, stop: Any = False
-) -> np.ndarray:
-    """Returns (episodes,) of the first episode in each of as many environments, the moments standing still.
+class Player:
+    """Acts in N environments side by side, or in one for a tool; the moments stand still.
 
     play: greedy, sampled, or, with --mode closeness, decoded: the IDM acts on the learned goals.
     """
+
+    def __init__(self, agent: Agent, moments: RunningMoments, worlds: Worlds, args: Args, play: str):
+        self.env_id, self.middle, self.half = args.env_id, worlds.middle, worlds.half
+        self.moments, self.hold = moments, 1 if play == "decoded" else args.goal_hold
+        self.decode = agent.decoder() if args.mode == "goal_setter" or play == "decoded" else None
+        self.choose = in_numpy(agent.goal_network if play == "decoded" else agent.policy.actor)
+        self.std = agent.policy.log_std.detach().exp() if play == "sampled" else None
+        self.begin()
+
+    def begin(self) -> None:
+        """New episodes."""
+        self.step = 0
+
+    def act(self, states: np.ndarray) -> np.ndarray:
+        """States (N, O) as the world gives them to actions (N, A) in half ranges."""
+        if self.step % self.hold == 0:
+            self.choices = self.choose(self.moments.standardised(states).astype(np.float32))
+            if self.std is not None:
+                self.choices = self.choices + (self.std * torch.randn(self.choices.shape)).numpy()
+        self.step += 1
+        actions = self.choices if self.decode is None else self.decode(states, self.choices)
+        return actions.clip(-1, 1)
+
+    def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+        """The action (A,) float32 for an observation (O,) of one environment, in the world's own units."""
+        return self.middle + self.half * self.act(observation.astype(np.float32)[None])[0]
+
+
+def open_player(path: Path, sampled: bool = False) -> Player:
+    """Who plays as a checkpoint or run folder does: greedily, or drawing goals (with --mode ppo: actions).
+
+    Raises CleanPokeError for a checkpoint of another script.
+    """
+    checkpoint = load_checkpoint(path, script=SCRIPT, needs=("agent", "observation_moments"))
+    args = saved_arguments(checkpoint, Args)
+    worlds = Worlds(args.env_id, 1, args.encoder_path)
+    worlds.envs.close()  # only its bounds are needed
+    agent, moments = Agent(args, worlds.num_inputs, worlds.num_actions), RunningMoments(worlds.num_inputs)
+    try:
+        agent.load_state_dict(checkpoint.state["agent"])
+    except RuntimeError as error:
+        raise CleanPokeError(
+            f"{checkpoint.path} holds other networks than this {SCRIPT}.py builds: train again, or use the "
+            "version of CleanPoke that wrote it"
+        ) from error
+    moments.load_state_dict(checkpoint.state["observation_moments"])
+    return Player(agent, moments, worlds, args, "sampled" if sampled else "greedy")
+
+
+def evaluate(
+    agent: Agent, moments: RunningMoments, args: Args, play: str, seed: int, stop: Any = False
+) -> np.ndarray:
+    """Returns (episodes,) of the first episode in each of as many environments; play: as of a Player."""
     worlds = Worlds(args.env_id, args.eval_episodes, args.encoder_path)
     worlds.reset(seed)
-    decode = agent.decoder() if args.mode == "goal_setter" or play == "decoded" else None
-    act = in_numpy(agent.goal_network if play == "decoded" else agent.policy.actor)
-    std = agent.policy.log_std.detach().exp() * (play == "sampled")
+    player = Player(agent, moments, worlds, args, play)
     returns, playing = np.zeros(args.eval_episodes), np.ones(args.eval_episodes, bool)
-    step = 0
     while playing.any() and not stop:
-        if step % args.goal_hold == 0 or play == "decoded":
-            choices = act(moments.standardised(worlds.states).astype(np.float32))
-            if play == "sampled":
-                choices = choices + (std * torch.randn(choices.shape)).numpy()
-        actions = choices if decode is None else decode(worlds.states, choices)
-        _, rewards, terminated, truncated = worlds.step(actions.clip(-1, 1))
+        _, rewards, terminated, truncated = worlds.step(player.act(worlds.states))
         returns += rewards * playing
         playing &= ~(terminated | truncated)
-        step += 1
     worlds.envs.close()
     return returns[~playing]
 

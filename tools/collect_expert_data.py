@@ -3,6 +3,7 @@
     python tools/collect_expert_data.py --episodes 50                # the scripted expert, with noise
     python tools/collect_expert_data.py --agent runs/<folder> --output expert_data/cloned
     python tools/collect_expert_data.py --agent mine.py:Mine --rom-path emerald.gba --start-state x.state
+    python tools/collect_expert_data.py --env Hopper-v5 --help       # continuous control instead
 
 --agent: "scripted"; a checkpoint or run folder of bc_emerald.py, dqn_bc_emerald.py or dagger_emerald.py; or
 path/to/file.py:ClassName with a method get_action(observation, info) that returns the number of a button
@@ -10,9 +11,11 @@ path/to/file.py:ClassName with a method get_action(observation, info) that retur
 tools/llm_agent.py is an example.
 Noise presses a random button instead now and then; what the agent would have pressed is recorded beside it.
 An interrupted collection goes on where it stopped; a folder holds one cartridge and one kind of settings.
+With --env it is tools/collect_control_data.py, which has options of its own.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,4 +151,10 @@ def main(args: Args) -> None:
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Args, description=__doc__))
+        if any(word.partition("=")[0] == "--env" for word in sys.argv):
+            import collect_control_data  # beside this file
+
+            other_args = tyro.cli(collect_control_data.Args, description=collect_control_data.__doc__)
+            collect_control_data.main(other_args)
+        else:
+            main(tyro.cli(Args, description=__doc__))

@@ -1,13 +1,16 @@
-"""Shows what a folder of battles or of demonstrations holds, and proves that it can be trained on.
+"""Shows what a folder of battles, of demonstrations or of continuous control holds, and proves that it can be
+trained on.
 
     python tools/inspect_data.py expert_data/gen1ou
     python tools/inspect_data.py expert_data/gen1ou --num-samples 1000 --verify
     python tools/inspect_data.py expert_data/tiny_town
+    python tools/inspect_data.py expert_data/hopper-v5
 
-Of demonstrations every file is checked in full. The last line is `trainable: yes`, or the program stops with
+Of episodes every file is checked in full. The last line is `trainable: yes`, or the program stops with
 one line that says what is wrong (exit status 1).
 """
 
+import contextlib
 import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -16,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cleanpoke.envs import episode_files
+from cleanpoke.envs import control_episodes, episode_files
+from cleanpoke.envs.control_episodes import ControlEpisode
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import NOOP
@@ -45,7 +49,7 @@ BAR_WIDTH = 40
 @dataclass
 class Args:
     folder: tyro.conf.Positional[Path]
-    """folder of battles or of demonstrations"""
+    """folder of battles, of demonstrations, or of episodes of continuous control"""
     num_samples: int = 100
     """of battles: random trajectories to check in full, together with the other point of view"""
     verify: bool = False
@@ -391,9 +395,14 @@ def describe_duplicates(summaries: list[Summary]) -> list[str]:
     groups: dict[tuple, list[str]] = defaultdict(list)
     for one in summaries:
         groups[one.origin, one.meta.get("variant", 0), one.actions.tobytes()].append(one.path.name)
+    return describe_copies(groups, "same start, same buttons")
+
+
+def describe_copies(groups: dict[tuple, list[str]], what: str) -> list[str]:
+    """groups: names of the files that are alike in `what`."""
     doubles = [names for names in groups.values() if len(names) > 1]
     count = sum(len(names) - 1 for names in doubles)
-    lines = [f"duplicates (same start, same buttons): {count:,}"]
+    lines = [f"duplicates ({what}): {count:,}"]
     return lines + [f"  {' = '.join(names)}: delete all but one" for names in doubles]
 
 
@@ -409,16 +418,103 @@ def inspect_demonstrations(folder: Path) -> None:
     for log in logs:
         fix = f"tools/view_demo.py {log} --rebuild {log.with_suffix('.npz')}"
         print(f"interrupted: {log} has no episode beside it: make it with {fix}, or delete it")
+    refuse_broken(folder, len(summaries), broken)
+    if not summaries:
+        raise CleanPokeError(f"{folder} holds only logs of interrupted recordings: see above")
+    print(f"{len(summaries):,} episodes checked")
+    print("trainable: yes")
+
+
+def refuse_broken(folder: Path, count: int, broken: list[str]) -> None:
+    """Prints what is wrong with some files, and raises CleanPokeError if there are such beside `count` good
+    ones."""
     for problem in broken:
         print(f"broken: {problem}")
     if broken:
         raise CleanPokeError(
-            f"{folder}: {len(broken)} of {len(summaries) + len(broken)} files cannot be used: put right what "
+            f"{folder}: {len(broken)} of {count + len(broken)} files cannot be used: put right what "
             "is listed above"
         )
-    if not summaries:
-        raise CleanPokeError(f"{folder} holds only logs of interrupted recordings: see above")
-    print(f"{len(summaries):,} episodes checked")
+
+
+# --- Continuous control -----------------------------------------------------------------------------------
+
+
+def holds_control(folder: Path) -> bool:
+    """Whether the first episode that can be read has actions of several numbers each; a button is one."""
+    for path in sorted(folder.glob("*.npz")):
+        with contextlib.suppress(CleanPokeError):
+            columns = episode_files.read_npz(path, only=("actions",))
+            if "actions" in columns:
+                return columns["actions"].ndim == 2
+    return False
+
+
+def read_control(folder: Path) -> tuple[dict[Path, ControlEpisode], list[str]]:
+    """All episodes that can be used, and what is wrong with the others."""
+    episodes, broken, line = {}, [], Progress(unit="file")
+    paths = sorted(folder.glob("*.npz"))
+    for number, path in enumerate(paths, start=1):
+        try:
+            episode = control_episodes.load_control_episode(path)
+            control_episodes.check_same_kind(path, episode, next(iter(episodes.values()), episode))
+            episodes[path] = episode
+        except CleanPokeError as error:
+            broken.append(str(error))
+        line.update(number, len(paths))
+    line.end()
+    return episodes, broken
+
+
+def describe_control(folder: Path, episodes: dict[Path, ControlEpisode]) -> list[str]:
+    """Size, environment, who played; lengths, returns, how they ended."""
+    lengths = np.array([len(one) for one in episodes.values()])
+    totals = np.array([float(one.rewards.sum()) for one in episodes.values()])
+    size, first = sum(path.stat().st_size for path in episodes), next(iter(episodes.values()))
+    players = Counter(str(one.meta.get("player", "unknown")) for one in episodes.values())
+    ended = sum(one.terminated for one in episodes.values())
+    kind = f"latents of encoder {first.meta['encoder']}" if "encoder" in first.meta else "observed numbers"
+    return [
+        f"{folder}: {len(lengths):,} episodes, {lengths.sum():,} steps, {size / 1e6:,.1f} MB",
+        f"environment {first.meta.get('env_id', 'unknown')}: {first.observations.shape[1]} {kind}, "
+        f"{first.actions.shape[1]} in an action",
+        "played by " + ", ".join(f"{name} ({count:,})" for name, count in players.most_common()),
+        "",
+        f"steps per episode: min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
+        *histogram(lengths),
+        f"return per episode: min {totals.min():.3f}, median {np.median(totals):.3f}, max {totals.max():.3f}",
+        f"{ended:,} were ended by the world, {len(totals) - ended:,} were cut off",
+    ]
+
+
+def describe_numbers(episodes: dict[Path, ControlEpisode]) -> list[str]:
+    """The range of each action, and observations that say nothing."""
+    actions = np.concatenate([one.actions for one in episodes.values()])
+    observations = np.concatenate([one.observations for one in episodes.values()])
+    lines = [f"{'action':<8} {'min':>9} {'mean':>9} {'max':>9} {'std':>9}   steps at min or max"]
+    for index, values in enumerate(actions.T):
+        extreme = np.mean((values == values.min()) | (values == values.max()))
+        spread = f"{values.min():>9.3f} {values.mean():>9.3f} {values.max():>9.3f} {values.std():>9.3f}"
+        lines.append(f"{index:<8} {spread}   {extreme:.1%}")
+    constant = np.flatnonzero(observations.min(0) == observations.max(0)).tolist()
+    lines.append(f"observations: {observations.min():.3f} to {observations.max():.3f}")
+    if constant:
+        lines.append(f"observed numbers that never change: {', '.join(map(str, constant))}")
+    return lines
+
+
+def inspect_control(folder: Path) -> None:
+    """Raises CleanPokeError if there is something that cannot be used."""
+    episodes, broken = read_control(folder)
+    if episodes:
+        groups: dict[tuple, list[str]] = defaultdict(list)
+        for path, one in episodes.items():
+            groups[one.observations[0].tobytes(), one.actions.tobytes()].append(path.name)
+        print(*describe_control(folder, episodes), sep="\n", end="\n\n")
+        print(*describe_numbers(episodes), sep="\n", end="\n\n")
+        print(*describe_copies(groups, "same start, same actions"), sep="\n", end="\n\n")
+    refuse_broken(folder, len(episodes), broken)
+    print(f"{len(episodes):,} episodes checked")
     print("trainable: yes")
 
 
@@ -428,7 +524,9 @@ def main(args: Args) -> None:
             f"{args.folder} is empty: collect battles with tools/collect_battles.py --data-dir, or "
             "demonstrations with tools/collect_expert_data.py --output"
         )
-    if any(path.suffix in (".npz", ".demo") for path in args.folder.glob("*")):
+    if holds_control(args.folder):
+        inspect_control(args.folder)
+    elif any(path.suffix in (".npz", ".demo") for path in args.folder.glob("*")):
         inspect_demonstrations(args.folder)
     else:
         inspect_battles(args)

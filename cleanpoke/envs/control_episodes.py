@@ -21,6 +21,8 @@ from cleanpoke.errors import CleanPokeError
 REQUIRED = ("observations", "actions", "rewards", "dones", "episode_return", "episode_length")
 SETTINGS = ("env_id", "encoder")
 """Entries of `meta` that all episodes of a folder must share; encoder: checksum of what made the latents."""
+COLLECT = "tools/collect_expert_data.py --env Hopper-v5"
+"""The command that records such episodes, for those who have none."""
 
 
 @dataclass(slots=True)
@@ -77,11 +79,15 @@ def load_control_episode(path: Path) -> ControlEpisode:
             refuse(name, f"has shape {array.shape}, not (T, numbers) with T at least 1")
     length = len(actions)
     final = columns.get("final_observation", observations[-1])
-    if final.shape != observations.shape[1:]:
-        refuse("final_observation", f"has shape {final.shape}, not {observations.shape[1:]}")
+    if final.shape != observations.shape[1:] or final.dtype.kind != "f":
+        expected = f"floats {observations.shape[1:]}"
+        refuse("final_observation", f"is {final.dtype} {final.shape}, not {expected}")
+    for name in ("rewards", "dones", "terminations", "truncations"):
+        if name in columns and (columns[name].ndim != 1 or columns[name].dtype.kind not in "buif"):
+            refuse(name, f"is {columns[name].dtype} {columns[name].shape}, not ({length},) numbers")
     for name in ("observations", "rewards", "dones", "terminations", "truncations"):
-        if name in columns and len(np.atleast_1d(columns[name])) != length:
-            refuse(name, f"has {columns[name].size} rows, actions {length}")
+        if name in columns and len(columns[name]) != length:
+            refuse(name, f"has {len(columns[name])} rows, actions {length}")
     for name in ("observations", "actions", "rewards", "final_observation"):
         if name in columns and not np.isfinite(columns[name]).all():
             refuse(name, "has values that are not finite")
@@ -102,22 +108,25 @@ def load_control_episode(path: Path) -> ControlEpisode:
     )
 
 
+def check_same_kind(path: Path, episode: ControlEpisode, first: ControlEpisode) -> None:
+    """Raises CleanPokeError if this episode does not go together with the first one of its folder."""
+    settings = {name: first.meta[name] for name in SETTINGS if name in first.meta}
+    check_settings(path, episode.meta, settings)
+    for name in ("observations", "actions"):
+        size, expected = (getattr(one, name).shape[1] for one in (episode, first))
+        if size != expected:
+            raise CleanPokeError(
+                f"{path}: {name} have {size} numbers, those of the folder's first episode {expected}: keep "
+                "such episodes in another folder"
+            )
+
+
 def load_control_folder(folder: Path) -> list[ControlEpisode]:
     """All episodes of a folder, by name. Raises CleanPokeError if there are none, or they differ in kind."""
     episodes: list[ControlEpisode] = []
-    for path in episodes_in(folder):
+    for path in episodes_in(folder, COLLECT):
         episode = load_control_episode(path)
-        if episodes:
-            first = episodes[0]
-            settings = {name: first.meta[name] for name in SETTINGS if name in first.meta}
-            check_settings(path, episode.meta, settings)
-            for name in ("observations", "actions"):
-                size, expected = (getattr(one, name).shape[1] for one in (episode, first))
-                if size != expected:
-                    raise CleanPokeError(
-                        f"{path}: {name} have {size} numbers, those of {folder} otherwise {expected}: keep "
-                        "such episodes in another folder"
-                    )
+        check_same_kind(path, episode, (episodes or [episode])[0])
         episodes.append(episode)
     return episodes
 
@@ -129,18 +138,23 @@ def load_minari(dataset_id: str) -> list[ControlEpisode]:
     """
     try:
         import minari
-    except ImportError as error:
-        raise CleanPokeError("Minari datasets need its package: pip install 'minari[hdf5]'") from error
-    try:
+
         dataset = minari.load_dataset(dataset_id)
-    except (FileNotFoundError, ValueError) as error:
+        found = list(dataset.iterate_episodes())
+    except ImportError as error:  # its reader of HDF5 is imported when a dataset is opened
+        raise CleanPokeError("Minari datasets need its package: pip install 'minari[hdf5]'") from error
+    except FileNotFoundError as error:
         raise CleanPokeError(
             f"no Minari dataset {dataset_id!r} on this machine: see minari list local, minari download"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CleanPokeError(
+            f"cannot read Minari dataset {dataset_id!r} ({error}): see minari list local, minari download"
         ) from error
     spec = dataset.spec.env_spec
     meta = {"player": dataset_id} | ({"env_id": spec.id} if spec else {})
     episodes = []
-    for data in dataset.iterate_episodes():
+    for data in found:
         observations, actions = np.asarray(data.observations), np.asarray(data.actions)
         if observations.ndim != 2 or actions.ndim != 2 or actions.dtype.kind != "f":
             raise CleanPokeError(f"{dataset_id} holds no vectors of floats: choose another dataset")

@@ -66,14 +66,16 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def episodes_in(folder: str | Path) -> list[Path]:
-    """The episodes of a folder, by name. Raises CleanPokeError if there are none."""
+def episodes_in(folder: str | Path, collect: str = "tools/collect_expert_data.py") -> list[Path]:
+    """The episodes of a folder, by name. Raises CleanPokeError if there are none.
+
+    collect: the command that records some, for the message.
+    """
     folder = Path(folder)
     files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
     if not files:
         raise CleanPokeError(
-            f"{folder} holds no episodes (*.npz): record some with tools/collect_expert_data.py "
-            f"--output {folder}"
+            f"{folder} holds no episodes (*.npz): record some with {collect} --output {folder}"
         )
     return files
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cleanpoke.envs import episode_files
+from cleanpoke.envs.control_episodes import save_control_episode
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.showdown import battle_files, encoder
 from cleanpoke.envs.showdown.battle_files import BattleFileError, ShardWriter, Trajectory, read_folder
@@ -21,6 +22,7 @@ from tests.envs.showdown.test_battle_files import (
     only_shard,
     write_battles,
 )
+from tests.envs.test_control_episodes import some_episode
 from tools import inspect_data
 
 
@@ -270,6 +272,55 @@ def test_a_log_alone_is_an_interrupted_recording(tmp_path, capsys):
     with pytest.raises(CleanPokeError, match="only logs of interrupted recordings"):
         inspect_data.main(inspect_data.Args(tmp_path))
     assert "tools/view_demo.py" in capsys.readouterr().out
+
+
+# --- Continuous control
+
+
+def test_continuous_control_is_counted(tmp_path, capsys):
+    for number, length in enumerate((4, 10)):
+        episode = some_episode(length, seed=number, player="random")
+        episode.observations[:, 2] = 7.0
+        episode.actions[:, 1] = np.linspace(-2, 1, length)
+        episode.rewards[:] = 0.5
+        save_control_episode(tmp_path / f"{number}.npz", episode)
+    save_control_episode(tmp_path / "copy.npz", episode)
+    inspect_data.main(inspect_data.Args(tmp_path))
+    shown = capsys.readouterr().out
+    for line in (
+        "3 episodes, 24 steps",
+        "environment Some-v0: 3 observed numbers, 2 in an action",
+        "played by random (3)",
+        "steps per episode: min 4, median 10, max 10",
+        "return per episode: min 2.000, median 5.000, max 5.000",
+        "2 were ended by the world, 1 were cut off",
+        "observed numbers that never change: 2",
+        "duplicates (same start, same actions): 1\n  1.npz = copy.npz: delete all but one",
+    ):
+        assert line in shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line}
+    assert rows["1"][:3] == ["-2.000", "-0.500", "1.000"] and rows["1"][4] == "25.0%"
+    assert shown.splitlines()[-1] == "trainable: yes"
+
+
+def test_each_broken_episode_of_continuous_control_is_told_with_its_fix(tmp_path, capsys):
+    for name, changes in (("b", {}), ("c", {"env_id": "Other-v0"}), ("d", {"num_inputs": 4}), ("e", {})):
+        save_control_episode(tmp_path / f"{name}.npz", some_episode(**changes))
+    columns = episode_files.read_npz(tmp_path / "e.npz")
+    episode_files.write_npz(tmp_path / "e.npz", columns | {"rewards": columns["rewards"] * np.nan})
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(CleanPokeError, match="4 of 5 files cannot be used"):
+        inspect_data.main(inspect_data.Args(tmp_path))
+    shown = capsys.readouterr().out
+    for line in (
+        "a.npz is damaged or no episode: delete it",
+        "c.npz was recorded with env_id Other-v0, not Some-v0: keep such episodes in another folder",
+        "d.npz: observations have 4 numbers, those of the folder's first episode 3: keep such episodes",
+        "e.npz: rewards has values that are not finite; record it again",
+        "1 episodes, 5 steps",
+    ):
+        assert line in shown
+    assert "trainable" not in shown
 
 
 def test_an_empty_folder_names_both_collectors(tmp_path):

@@ -5,10 +5,7 @@ result = evaluate(player, env, episodes=5, should_stop=lambda: False)
 """
 
 import contextlib
-import importlib.util
-import inspect
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cleanpoke.envs.agent_files import make_agent
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
@@ -56,18 +54,7 @@ def load_agent(spec: str, rom_path: Path) -> demos.Agent:
                 f"the scripted expert cannot play {rom_path.name}: give path/to/file.py:ClassName"
             )
         return Expert()
-    name, _, class_name = spec.rpartition(":")
-    path = Path(name)
-    if not name or not path.is_file():
-        raise CleanPokeError(f"{spec!r} is no agent: give scripted, or path/to/file.py:ClassName")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[path.stem] = module
-    module_spec.loader.exec_module(module)
-    made = getattr(module, class_name, None)
-    if not inspect.isclass(made) or not callable(getattr(made, "get_action", None)):
-        raise CleanPokeError(f"{path} has no class {class_name} with a method get_action")
-    return made()
+    return make_agent(spec, others="scripted")
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:

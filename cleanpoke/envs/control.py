@@ -1,0 +1,24 @@
+"""Worlds of continuous control: gymnasium's environments that show a vector and take a bounded vector."""
+
+import gymnasium as gym
+
+import cleanpoke.envs.point_mass  # noqa: F401  registers PointMass-v0
+from cleanpoke.errors import CleanPokeError
+
+
+def make_env(env_id: str) -> gym.Env:
+    """Raises CleanPokeError for one that cannot be made, shows or takes something else, or never ends."""
+    try:
+        env = gym.make(env_id)
+    except (gym.error.Error, ImportError) as error:
+        raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
+    seen, actions = env.observation_space, env.action_space
+    if not (isinstance(seen, gym.spaces.Box) and len(seen.shape) == 1):
+        raise CleanPokeError(f"{env_id} shows {seen}: this needs a world that shows one vector")
+    if not (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1 and actions.is_bounded()):
+        raise CleanPokeError(
+            f"{env_id} takes actions {actions}: this needs a world that takes bounded vectors"
+        )
+    if env.spec.max_episode_steps is None:
+        raise CleanPokeError(f"episodes of {env_id} may never end: register it with max_episode_steps")
+    return env
