@@ -445,7 +445,8 @@ def main(args: Args) -> None:
     if args.resume:  # before the run's folder is touched
         refuse_other(args)
     encoder = open_encoder(args) if args.encoder_path and not args.resume else None
-    place = start("cpu", threads=0)
+    # The cars take most of the time. In this process they take one core, and more threads would mostly wait.
+    place = start("cpu", threads=0 if args.processes else 1)
 
     seed_everything(args.seed)
     agent = Agent(args.frames, args.latent_dim)
