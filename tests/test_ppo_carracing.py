@@ -195,17 +195,13 @@ def test_a_minute_of_training_presses_the_gas_and_returns_rise(tmp_path):
     """The start of learning only: less brake, more gas, more road."""
     options = {"num_envs": 8, "num_steps": 64, "num_minibatches": 8, "update_epochs": 8, "frames": 4}
     options |= {"learning_rate": 1e-3, "anneal_lr": False, "gamma": 0.95, "bf16": "auto"}
-    options |= {"total_timesteps": 5120, "save_every": 5120, "eval_episodes": 4}
-    folder = small_run(tmp_path, **options)
-    torch.manual_seed(1)
-    args = Args(**SMALL | options)
-    untrained = script.evaluate(Agent(4, 64), args, greedy=False, seed=script.track_seed(args.seed, -1))
-    results = json.loads((folder / "evaluation.json").read_text())
+    folder = small_run(tmp_path, total_timesteps=4608, save_every=4608, **options)
     events = EventAccumulator(str(folder))
     events.Reload()
-    gas, brake = ([point.value for point in events.Scalars(f"act/{name}")] for name in ("gas", "brake"))
+    names = ("act/gas", "act/brake", "charts/episodic_return")
+    gas, brake, returns = ([point.value for point in events.Scalars(name)] for name in names)
     assert gas[-1] > gas[0] + 0.05 and brake[-1] < brake[0] - 0.05
-    assert results["sampled"]["mean"] > untrained.mean() + 15
+    assert np.mean(returns[-3:]) > returns[0] + 10
 
 
 @pytest.mark.parametrize(
