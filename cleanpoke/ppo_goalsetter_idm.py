@@ -21,15 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 
-import cleanpoke.envs.point_mass  # noqa: F401  registers PointMass-v0
 from cleanpoke.compute import start
+from cleanpoke.envs.control_episodes import load_control_folder
+from cleanpoke.envs.control_worlds import LARGEST, RunningMoments, Worlds
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
     Checkpoint,
@@ -49,8 +48,8 @@ SHAPING = ("env_id", "mode", "idm", "idm_train", "goal_space", "goal_dim", "goal
 """Arguments that a resumed run cannot change: they say what its networks are."""
 IDM_SHAPING = ("env_id", "idm", "goal_space", "goal_dim", "goal_steps", "window")
 """Arguments in which a run and the IDM it loads must agree."""
-LARGEST = 10.0
-"""Standardised numbers are clipped to this size, as in CleanRL."""
+REPORTED_UPDATES = 100
+"""How many updates on data each point of their curves sums up."""
 EVALUATION, WARMUP = -2, -1
 """Stand for iterations where seeds of worlds are drawn."""
 ALARMS = {
@@ -65,6 +64,8 @@ class Args:
     # Run
     env_id: str = "Hopper-v5"
     """Any gymnasium environment with a vector as observation and bounded continuous actions."""
+    encoder_path: Path | None = None
+    """For CarRacing-v3: encoder.pt2 of ppo_carracing.py, which makes vectors of its pictures."""
     seed: int = 1
     """Seed of initialisation, goals, minibatches and worlds."""
     resume: Path | None = None
@@ -72,7 +73,7 @@ class Args:
     runs: Path = Path("runs")
     """Where the run's own folder goes."""
     total_timesteps: int = 1_000_000
-    """Steps over all environments, warm-up included."""
+    """Steps over all environments, warm-up included. With --data 0 will do: then PPO learns nothing."""
     save_every: int = 65_536
     """Steps between checkpoints. All episodes start anew then (their last values are bootstrapped), so that a
     run resumed from such a checkpoint equals an uninterrupted one."""
@@ -128,6 +129,9 @@ class Args:
     """File of --save-idm, checkpoint or run folder whose IDM and goal space to start from; no warm-up."""
     save_idm: Path | None = None
     """Where to write the IDM and its goal space at the end."""
+    data: Path | None = None
+    """Folder of episodes that take the place of the warm-up. Goal space and IDM learn from them, and the goal
+    setter starts as their clone: setting the goals that they reached."""
     window: int = 0
     """Longest distance of the goals it learns from; 0: goal_steps, and at least 4 for the transformer."""
     acting_share: float = 0.5
@@ -167,8 +171,9 @@ class Args:
 
     @property
     def warmup_length(self) -> int:
-        """Steps of the warm-up in each environment."""
-        return 0 if self.mode == "ppo" or self.load_idm else -(-self.warmup_steps // self.num_envs)
+        """Random steps before all others in each environment."""
+        has_none = self.mode == "ppo" or self.load_idm or self.data
+        return 0 if has_none else -(-self.warmup_steps // self.num_envs)
 
     @property
     def iterations(self) -> int:
@@ -210,116 +215,20 @@ def check(args: Args) -> None:
         raise CleanPokeError("--mode ppo has no IDM to save or load")
     if args.load_idm and args.idm_train == "random":
         raise CleanPokeError("--load-idm with --idm-train random: choose joint or fixed")
-    if args.mode != "ppo" and not args.load_idm and args.warmup_steps < 512:
+    if args.data and args.mode != "goal_setter":
+        raise CleanPokeError(
+            f"--data clones a goal setter, --mode {args.mode} has none: leave one of them out"
+        )
+    if args.mode != "ppo" and not (args.load_idm or args.data) and args.warmup_steps < 512:
         raise CleanPokeError("--warmup-steps must be at least 512: the goal space is fitted to them")
-    if args.iterations < 1:
+    if args.iterations < 1 and not (args.data and args.total_timesteps >= 0):
         least = args.warmup_length * args.num_envs + args.batch_size
         raise CleanPokeError(f"--total-timesteps must be at least {least}: warm-up and one rollout")
-
-
-# --- Worlds -----------------------------------------------------------------------------------------------
-
-
-class Silent(gym.Wrapper):
-    """Leaves out the info, whose entries vector environments would gather one by one at every step."""
-
-    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        return self.env.reset(**options)[0], {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        return observation, reward, terminated, truncated, {}
-
-
-def make_envs(env_id: str, num_envs: int) -> SyncVectorEnv:
-    """Environments that start anew within the same step. Raises CleanPokeError for one that does not fit."""
-    try:
-        envs = gym.make_vec(
-            env_id,
-            num_envs,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP, "copy": False},
-            wrappers=(Silent,),
-        )
-    except gym.error.Error as error:
-        raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
-    seen, actions = envs.single_observation_space, envs.single_action_space
-    if not (isinstance(seen, gym.spaces.Box) and len(seen.shape) == 1):
-        raise CleanPokeError(f"{env_id} shows {seen}: this script reads one vector")
-    if not (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1 and actions.is_bounded()):
-        raise CleanPokeError(f"{env_id} takes actions {actions}: this script chooses a bounded vector")
-    return envs
-
-
-class Worlds:
-    """N environments side by side, and where their episodes stand. Call reset first.
-
-    Actions are in half ranges here: -1 is an action's lower bound, 1 its upper one.
-    """
-
-    def __init__(self, env_id: str, num_envs: int):
-        self.envs = make_envs(env_id, num_envs)
-        bounds = self.envs.single_action_space
-        self.middle, self.half = (bounds.high + bounds.low) / 2, (bounds.high - bounds.low) / 2
-        self.num_inputs, self.num_actions = self.envs.single_observation_space.shape[0], bounds.shape[0]
-
-    def reset(self, seed: int) -> None:
-        self.states = self.envs.reset(seed=seed)[0].astype(np.float32)  # (N, O)
-        self.returns, self.lengths = np.zeros(len(self.states)), np.zeros(len(self.states), int)
-        self.finished: list[tuple[float, int]] = []  # return and length of each episode since someone looked
-
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """actions (N, A) to next states (N, O), rewards, terminated, truncated (N,).
-
-        The next states are those that the actions led to. In `self.states` an episode that is over has given
-        way to the first state of the next one.
-        """
-        seen, rewards, terminated, truncated, info = self.envs.step(self.middle + self.half * actions)
-        next_states = self.states = seen.astype(np.float32)
-        self.returns += rewards
-        self.lengths += 1
-        over = terminated | truncated
-        if over.any():
-            next_states = self.states.copy()
-            for index in np.flatnonzero(over):
-                next_states[index] = info["final_obs"][index]
-                self.finished.append((float(self.returns[index]), int(self.lengths[index])))
-            self.returns[over], self.lengths[over] = 0.0, 0
-        return next_states, rewards, terminated, truncated
 
 
 def world_seed(seed: int, iteration: int) -> int:
     """Seed of the episodes that start before an iteration."""
     return int(np.random.SeedSequence((seed, iteration + 2)).generate_state(1)[0]) % 2**30
-
-
-class RunningMoments:
-    """Mean and variance of all rows seen so far, as in gymnasium's NormalizeObservation."""
-
-    def __init__(self, size: int):
-        self.count, self.mean = 1e-4, np.zeros(size)
-        self.squares = np.full(size, 1e-4)  # sum of squared deviations: the first variance is 1
-
-    def update(self, rows: np.ndarray) -> None:
-        """rows (B, size)."""
-        deviations = rows - self.mean
-        self.count += len(rows)
-        self.mean = self.mean + deviations.sum(0) / self.count
-        self.squares = self.squares + (deviations * (rows - self.mean)).sum(0)
-
-    @property
-    def std(self) -> np.ndarray:
-        return np.sqrt(self.squares / self.count + 1e-8)
-
-    def standardised(self, rows: np.ndarray) -> np.ndarray:
-        return ((rows - self.mean) / self.std).clip(-LARGEST, LARGEST)
-
-    def state_dict(self) -> dict[str, Any]:
-        tensors = {"mean": torch.from_numpy(self.mean), "squares": torch.from_numpy(self.squares)}
-        return {"count": self.count, **tensors}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count, self.mean, self.squares = state["count"], state["mean"].numpy(), state["squares"].numpy()
 
 
 # --- Policy -----------------------------------------------------------------------------------------------
@@ -436,8 +345,10 @@ class Buffer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position, self.size = state["position"], len(state["states"])
+        self.capacity = max(self.capacity, self.size)  # data: as much as there was
         for name in self.ARRAYS:
-            getattr(self, name)[: self.size] = state[name]
+            rest = getattr(self, name)[self.size :]
+            setattr(self, name, torch.cat([state[name], rest]))
 
 
 def sample_windows(warmup: Buffer, recent: Buffer, args: Args) -> Windows:
@@ -834,6 +745,32 @@ def collect(worlds: Worlds, agent: Agent, moments: RunningMoments, args: Args) -
     return rollout
 
 
+def recorded(worlds: Worlds, args: Args) -> Rollout:
+    """The episodes of --data one after the other, as one environment's rollout without observations. Raises
+    CleanPokeError if they are of another world, or were seen through another encoder."""
+    episodes = load_control_folder(args.data)
+    meta, numbers = episodes[0].meta, (episodes[0].observations.shape[1], episodes[0].actions.shape[1])
+    if meta.get("encoder", "") != worlds.encoder:
+        raise CleanPokeError(
+            f"{args.data} was recorded with another --encoder-path, or without: give the same"
+        )
+    env_id = meta.get("env_id", args.env_id)
+    if env_id != args.env_id or numbers != (worlds.num_inputs, worlds.num_actions):
+        raise CleanPokeError(
+            f"{args.data} was recorded in {env_id} ({numbers[0]} observations, {numbers[1]} actions), not in "
+            f"{args.env_id} ({worlds.num_inputs}, {worlds.num_actions}): give other episodes"
+        )
+    rollout = empty_rollout(sum(map(len, episodes)), 1, numbers[0], 0, numbers[1])
+    rollout.states[:, 0] = np.concatenate([episode.observations[:-1] for episode in episodes])
+    rollout.next_states[:, 0] = np.concatenate([episode.observations[1:] for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    rollout.decoded[:, 0] = (actions - worlds.middle) / worlds.half
+    last_steps = np.cumsum([len(episode) for episode in episodes]) - 1
+    rollout.terminated[last_steps, 0] = [episode.terminated for episode in episodes]
+    rollout.truncated[last_steps, 0] = [not episode.terminated for episode in episodes]
+    return rollout
+
+
 def scaled_rewards(
     rollout: Rollout, moments: RunningMoments, discounted: np.ndarray, gamma: float
 ) -> np.ndarray:
@@ -1037,17 +974,26 @@ def warm_up(
     recent: Buffer,
     args: Args,
     stop: Any = False,
+    data: Rollout | None = None,
+    report: Callable[[int, dict[str, float]], None] = lambda update, metrics: None,
 ) -> dict[str, float]:
-    """Acts at random, fits the goal space to what happens, and lets the IDM learn from it."""
-    worlds.reset(world_seed(args.seed, WARMUP))
-    rollout = empty_rollout(args.warmup_length, args.num_envs, worlds.num_inputs, 0, worlds.num_actions)
-    rollout.decoded = torch.randn(rollout.decoded.shape).numpy()
-    for t, actions in enumerate(rollout.actions):
-        rollout.states[t] = worlds.states
-        rollout.next_states[t], _, rollout.terminated[t], rollout.truncated[t] = worlds.step(actions)
+    """Acts at random (or takes the data), fits the goal space to what happens; the IDM learns from it.
+
+    An IDM that was loaded stays as it is, and its goal space. report: told the losses now and then.
+    """
+    rollout = data
+    if rollout is None:
+        worlds.reset(world_seed(args.seed, WARMUP))
+        rollout = empty_rollout(args.warmup_length, args.num_envs, worlds.num_inputs, 0, worlds.num_actions)
+        rollout.decoded = torch.randn(rollout.decoded.shape).numpy()
+        for t, actions in enumerate(rollout.actions):
+            rollout.states[t] = worlds.states
+            rollout.next_states[t], _, rollout.terminated[t], rollout.truncated[t] = worlds.step(actions)
     moments.update(rollout.states.reshape(-1, worlds.num_inputs))
     warmup.add(rollout.states, rollout.next_states, rollout.actions, rollout.dones)
-    space = agent.goal_space
+    if args.load_idm:
+        return {}
+    space, metrics = agent.goal_space, {}
     space.fit_moments(warmup)
     if space.forward_model is not None:
         for _ in range(args.warmup_updates // 2):  # first: directions and scale are fitted to its residuals
@@ -1056,9 +1002,45 @@ def warm_up(
             optimizer.step()
     space.fit_directions(warmup)
     updates = 0 if args.idm_train == "random" else args.warmup_updates
-    metrics = update_idm(agent, optimizer, warmup, recent, updates, args, stop)
+    for done in range(0, updates, REPORTED_UPDATES):
+        count = min(REPORTED_UPDATES, updates - done)
+        metrics = update_idm(agent, optimizer, warmup, recent, count, args, stop)
+        report(done + count, metrics)
     agent.move_acting_idm(stays=0.0)
     return metrics
+
+
+def clone(
+    agent: Agent,
+    moments: RunningMoments,
+    data: Buffer,
+    args: Args,
+    report: Callable[[int, dict[str, float]], None],
+    stop: Any = False,
+) -> None:
+    """Regresses the goal setter onto the goals that the data reached `goal_steps` later: with the IDM it then
+    does what was done there. Its noise becomes the spread of those goals around it."""
+    space, actor = agent.goal_space, agent.policy.actor
+    windows = space.all_windows(data, args.goal_steps)
+    start = windows.states[:, 0]
+    goals = space.hindsight_goals(start, windows.last_states, windows.distances)
+    observations = torch.from_numpy(moments.standardised(start.numpy()).astype(np.float32))
+    optimizer = torch.optim.Adam(actor.parameters(), args.warmup_learning_rate, fused=True)
+    for update in range(args.warmup_updates):
+        if stop:
+            break
+        rows = torch.randint(len(goals), (args.idm_batch_size,))
+        loss = F.mse_loss(actor(observations[rows]), goals[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (update + 1) % REPORTED_UPDATES == 0:
+            report(update + 1, {"goal_loss": float(loss.detach())})
+    with torch.no_grad():
+        errors = goals - actor(observations)
+        if args.log_std_init is None:
+            agent.policy.log_std.copy_(errors.square().mean(0).sqrt().clamp_min(1e-2).log())
+        report(max(args.warmup_updates, 1), {"goal_r2": float(share_explained(goals, goals - errors))})
 
 
 def update_goal_network(
@@ -1172,7 +1154,7 @@ def open_player(path: Path, sampled: bool = False) -> Player:
     """
     checkpoint = load_checkpoint(path, script=SCRIPT, needs=("agent", "observation_moments"))
     args = saved_arguments(checkpoint, Args)
-    worlds = Worlds(args.env_id, 1)
+    worlds = Worlds(args.env_id, 1, args.encoder_path)
     worlds.envs.close()  # only its bounds are needed
     agent, moments = Agent(args, worlds.num_inputs, worlds.num_actions), RunningMoments(worlds.num_inputs)
     try:
@@ -1190,7 +1172,7 @@ def evaluate(
     agent: Agent, moments: RunningMoments, args: Args, play: str, seed: int, stop: Any = False
 ) -> np.ndarray:
     """Returns (episodes,) of the first episode in each of as many environments; play: as of a Player."""
-    worlds = Worlds(args.env_id, args.eval_episodes)
+    worlds = Worlds(args.env_id, args.eval_episodes, args.encoder_path)
     worlds.reset(seed)
     player = Player(agent, moments, worlds, args, play)
     returns, playing = np.zeros(args.eval_episodes), np.ones(args.eval_episodes, bool)
@@ -1203,31 +1185,44 @@ def evaluate(
 
 
 def report_evaluation(
-    run: Run, agent: Agent, moments: RunningMoments, args: Args, step: int, stop: StopSignal
-) -> None:
-    """Plays the evaluation episodes: prints, logs and writes evaluation.json."""
+    run: Run,
+    agent: Agent,
+    moments: RunningMoments,
+    args: Args,
+    step: int,
+    stop: StopSignal,
+    cloned: dict[str, Any],
+) -> dict[str, Any]:
+    """Plays the evaluation episodes: prints, logs and writes evaluation.json; what it says of each kind of
+    play. cloned: the same of the goal setter before PPO, if it started as a clone."""
     results = {}
     for play in ("greedy", "sampled", *(("decoded",) if args.mode == "closeness" else ())):
         with torch.random.fork_rng():  # an evaluation on the way must not change the training that follows
             returns = evaluate(agent, moments, args, play, world_seed(args.seed, EVALUATION), stop)
         if stop:
-            return
+            return {}
         error = 1.96 * float(returns.std()) / max(len(returns) - 1, 1) ** 0.5
         results[play] = {"episodes": len(returns), "mean": float(returns.mean()), "interval": error}
         results[play] |= {"min": float(returns.min()), "max": float(returns.max())}
-        run.log(step - 1, {f"eval/{play}_return": float(returns.mean())})
+        run.log(max(step - 1, 0), {f"eval/{play}_return": float(returns.mean())})
         run.progress.print(
             f"{play}: return {returns.mean():.1f} ± {error:.1f} over {len(returns)} episodes "
             f"({returns.min():.0f} to {returns.max():.0f})"
         )
-    run.save_json("evaluation.json", {"step": step, **results})
+    run.save_json("evaluation.json", {"step": step, **results} | ({"cloned": cloned} if cloned else {}))
+    return results
 
 
 # --- Training ---------------------------------------------------------------------------------------------
 
 
-def refuse_other(checkpoint: Checkpoint, args: Args, names: tuple[str, ...]) -> None:
-    """Raises CleanPokeError if the checkpoint's run differs from this one in one of these arguments."""
+def refuse_other(checkpoint: Checkpoint, args: Args, names: tuple[str, ...], encoder: str) -> None:
+    """Raises CleanPokeError if the checkpoint's run differs from this one in one of these arguments, or saw
+    through another encoder."""
+    if checkpoint.schema != encoder:
+        raise CleanPokeError(
+            f"{checkpoint.path} was trained with another --encoder-path, or without: give the same encoder"
+        )
     saved = saved_arguments(checkpoint, Args)
     for name in names:
         if getattr(saved, name) != getattr(args, name):
@@ -1241,21 +1236,22 @@ def idm_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: one for name, one in weights.items() if name.startswith(("idm.", "goal_space."))}
 
 
-def load_idm(agent: Agent, path: Path, args: Args) -> None:
+def load_idm(agent: Agent, path: Path, args: Args, encoder: str) -> None:
     checkpoint = load_checkpoint(path, script=SCRIPT, needs=("agent",))
     weights = idm_weights(checkpoint.state["agent"])
     if not weights:
         raise CleanPokeError(f"{checkpoint.path} holds no IDM (--mode ppo trains none): give another file")
-    refuse_other(checkpoint, args, IDM_SHAPING)
+    refuse_other(checkpoint, args, IDM_SHAPING, encoder)
     agent.load_state_dict(weights, strict=False)
     agent.move_acting_idm(stays=0.0)
 
 
 def main(args: Args) -> None:
     check(args)
-    worlds = Worlds(args.env_id, args.num_envs)
+    worlds = Worlds(args.env_id, args.num_envs, args.encoder_path)
     if args.resume:  # before the run's folder is touched
-        refuse_other(load_checkpoint(args.resume, script=SCRIPT), args, SHAPING)
+        refuse_other(load_checkpoint(args.resume, script=SCRIPT), args, SHAPING, worlds.encoder)
+    data = recorded(worlds, args) if args.data and not args.resume else None
     if args.save_idm:
         try:
             args.save_idm.parent.mkdir(parents=True, exist_ok=True)
@@ -1273,38 +1269,73 @@ def main(args: Args) -> None:
     if has_idm:
         learned = [*agent.idm.parameters(), *agent.goal_space.parameters()]
         idm_optimizer = torch.optim.Adam(learned, args.warmup_learning_rate, fused=True)
-        warmup = Buffer(
-            args.warmup_length * args.num_envs, args.num_envs, worlds.num_inputs, worlds.num_actions
-        )
+        sizes = worlds.num_inputs, worlds.num_actions
+        if args.data:
+            warmup = Buffer(data.dones.size if data else 0, 1, *sizes)
+        else:
+            warmup = Buffer(args.warmup_length * args.num_envs, args.num_envs, *sizes)
         rollouts_kept = max(args.idm_buffer // args.batch_size, 1) if is_joint else 1
         capacity = rollouts_kept * args.batch_size
-        recent = Buffer(capacity, args.num_envs, worlds.num_inputs, worlds.num_actions)
+        recent = Buffer(capacity, args.num_envs, *sizes)
         parts |= {"idm_optimizer": idm_optimizer, "warmup": warmup, "recent": recent}
         if args.load_idm and not args.resume:
-            load_idm(agent, args.load_idm, args)
+            load_idm(agent, args.load_idm, args, worlds.encoder)
     if args.mode == "closeness":
         goal_parameters = agent.goal_network.parameters()
         goal_optimizer = torch.optim.Adam(goal_parameters, args.learning_rate, eps=1e-5, fused=True)
         parts["goal_optimizer"] = goal_optimizer
     episodes: deque[tuple[float, int]] = deque(maxlen=100)  # return and length of the last ones
+    cloned: dict[str, Any] = {}
     save_interval = max(args.save_every // args.batch_size, 1)
     warmup_steps = args.warmup_length * args.num_envs
 
     options = {"seed": args.seed, "needs": (*parts, "episodes"), "resume": args.resume, "root": args.runs}
+    options["schema"] = worlds.encoder
     with Run(__file__, args.env_id.replace("/", "_"), args, **options) as run, StopSignal() as stop:
         step = run.start_step
+
+        def save() -> None:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            run.save(step, state | {"episodes": list(episodes), "cloned": cloned})
+
+        def save_idm() -> None:
+            if args.save_idm:
+                weights = {"agent": idm_weights(agent.state_dict())}
+                save_checkpoint(
+                    Checkpoint(args.save_idm, SCRIPT, worlds.encoder, step, run.args, random_state(), weights)
+                )
+
         if run.checkpoint:
             for name, part in parts.items():
                 part.load_state_dict(run.checkpoint.state[name])
             episodes.extend(run.checkpoint.state["episodes"])
+            cloned = run.checkpoint.state.get("cloned", {})
             restore_random_state(run.checkpoint.random_state)
             if (step - warmup_steps) // args.batch_size >= args.iterations:
                 run.progress.print(f"this run has ended ({step:,} steps): raise --total-timesteps")
-        elif warmup_steps:
-            run.progress.print(f"warm-up: {warmup_steps:,} random steps, from which the IDM learns")
-            metrics = warm_up(agent, idm_optimizer, worlds, observation_moments, warmup, recent, args, stop)
-            step = warmup_steps
-            run.log(step - 1, metrics)
+        elif data or warmup_steps:
+            source = f"{warmup.capacity:,} steps of {args.data}" if data else f"{warmup_steps:,} random steps"
+            run.progress.print(f"warm-up: {source}, from which the IDM learns")
+
+            def report(update: int, metrics: dict[str, float]) -> None:
+                """Curves over updates, not steps: none of these is one of this run."""
+                metrics = {f"data/{name.removeprefix('idm/')}": metric for name, metric in metrics.items()}
+                run.log(update, metrics)
+
+            learned_from = (agent, idm_optimizer, worlds, observation_moments, warmup, recent, args, stop)
+            if data:
+                warm_up(*learned_from, data, report)
+                clone(agent, observation_moments, warmup, args, report, stop)
+                if args.eval_episodes and not stop:
+                    cloned = report_evaluation(run, agent, observation_moments, args, 0, stop, {})
+                    run.save_json("evaluation.json", {"step": 0, **cloned, "cloned": cloned})
+                if args.iterations < 1 and not stop:
+                    save()
+                    save_idm()
+            else:
+                metrics = warm_up(*learned_from)
+                step = warmup_steps
+                run.log(step - 1, metrics)
             if stop:
                 run.progress.print("stopped in the warm-up: there is nothing to resume")
                 return
@@ -1368,18 +1399,14 @@ def main(args: Args) -> None:
             is_over = bool(stop) or iteration + 1 == args.iterations
             needs_reset = (iteration + 1) % save_interval == 0
             if needs_reset or is_over:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                run.save(step, state | {"episodes": list(episodes)})
-            if is_over and args.save_idm:
-                weights = {"agent": idm_weights(agent.state_dict())}
-                save_checkpoint(
-                    Checkpoint(args.save_idm, SCRIPT, "", step, run.args, random_state(), weights)
-                )
+                save()
+            if is_over:
+                save_idm()
             is_evaluated = bool(args.eval_every) and (
                 step // args.eval_every > (step - args.batch_size) // args.eval_every
             )
             if args.eval_episodes and not stop and (is_over or is_evaluated):
-                report_evaluation(run, agent, observation_moments, args, step, stop)
+                report_evaluation(run, agent, observation_moments, args, step, stop, cloned)
             if is_over:
                 break
     worlds.envs.close()

@@ -13,6 +13,8 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke import ppo_goalsetter_idm as script
+from cleanpoke.envs.car_racing import Reading, latent_env, save_encoder
+from cleanpoke.envs.control_episodes import ControlEpisode, load_control_episode, save_control_episode
 from cleanpoke.errors import CleanPokeError
 from cleanpoke.ppo_goalsetter_idm import Agent, Args, Buffer, GoalSpace, RunningMoments, Worlds
 from cleanpoke.run import load_checkpoint
@@ -496,6 +498,112 @@ def test_the_command_learns_to_set_goals_that_are_reached(tmp_path):
     assert curves["idm/action_agreement"][-1] > 0.8 and not any(curves["alarm/goals_not_reached"])
     docs = (Path(script.__file__).parents[1] / "docs" / "ppo_goalsetter_idm.md").read_text()
     assert [name for name in curves if f"`{name}`" not in docs] == []
+
+
+def recorded_episodes(folder: Path, count: int, pushes_to_origin: bool = True) -> None:
+    """Episodes of PointMass by a controller that pushes to the origin, with some noise."""
+    generator, env = np.random.default_rng(0), gym.make("PointMass-v0")
+    for number in range(count):
+        observations, actions, rewards, over = [env.reset(seed=number)[0]], [], [], False
+        while not over:
+            push = (-2.0 * observations[-1][:2] - 2.0 * observations[-1][2:]) * pushes_to_origin
+            actions.append((push + generator.normal(0, 0.3, 2)).clip(-1, 1).astype(np.float32))
+            observation, reward, terminated, over, _ = env.step(actions[-1])
+            observations.append(observation)
+            rewards.append(reward)
+        episode = ControlEpisode(np.array(observations), np.array(actions), np.array(rewards), terminated)
+        episode.meta["env_id"] = "PointMass-v0"
+        save_control_episode(folder / f"episode_{number:05}.npz", episode)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"idm": "transformer"}, {"goal_space": "abs", "goal_steps": 5, "acting_share": 0.0}],
+    ids=["transformer", "as GCSL"],
+)
+def test_data_makes_goal_setter_and_idm_a_clone_of_who_played(changes, tmp_path):
+    recorded_episodes(tmp_path / "data", 40)
+    options = {"warmup_updates": 600, "idm_batch_size": 128, "eval_episodes": 10, "total_timesteps": 0}
+    options |= {"data": tmp_path / "data", "save_idm": tmp_path / "idm.pt", **changes}
+    folder = small_run(tmp_path, **options)
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert results["step"] == 0 and results["cloned"]["greedy"]["mean"] == results["greedy"]["mean"]
+    assert results["greedy"]["mean"] > -25  # who played: about -15; random: about -65
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    loss = [point.value for point in events.Scalars("data/masked_loss" if "idm" in changes else "data/loss")]
+    assert len(loss) == 6 and loss[-1] < 0.7 * loss[0]
+    kept = script.idm_weights(load_checkpoint(tmp_path / "idm.pt").state["agent"])
+    options |= {"save_idm": None, "load_idm": tmp_path / "idm.pt", "idm_train": "fixed"}
+    options |= {"total_timesteps": 256, "warmup_updates": 100}
+    tuned = small_run(tmp_path, **options)
+    results = json.loads((tuned / "evaluation.json").read_text())
+    assert results["step"] == 256 and "cloned" in results
+    checkpoint = load_checkpoint(tuned)
+    for name, weights in kept.items():
+        assert torch.equal(weights, checkpoint.state["agent"][name]), name
+
+
+def test_a_run_that_began_with_data_goes_on_without_reading_it_again(tmp_path):
+    recorded_episodes(tmp_path / "data", 20)
+    whole = small_run(tmp_path / "whole", data=tmp_path / "data")
+    again = small_run(tmp_path / "again", data=tmp_path / "data")
+    assert_same_agents(whole, again)
+    middle = sorted(again.glob("checkpoint_*.pt"))[0]
+    options = {"data": tmp_path / "gone", "resume": middle}
+    assert_same_agents(whole, small_run(tmp_path / "again", **options))
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.float() / 255
+
+
+def test_pictures_are_seen_through_the_encoder_they_were_stored_with(tmp_path):
+    torch.manual_seed(0)
+    for number in (1, 2):
+        network = torch.nn.Sequential(Scaled(), torch.nn.Flatten(), torch.nn.Linear(48 * 48, 6))
+        save_encoder(tmp_path / f"encoder_{number}.pt2", network, Reading("CarRacing-v3", 8, 1, 6))
+    env = latent_env("CarRacing-v3", tmp_path / "encoder_1.pt2")
+    generator, data, seen = np.random.default_rng(0), tmp_path / "data", []
+    for number in range(2):
+        observations, rewards = [env.reset(seed=number)[0]], []
+        actions = generator.uniform([-1, 0, 0], 1, (40, 3)).astype(np.float32)
+        for action in actions:
+            observation, reward, *_ = env.step(action)
+            observations.append(observation)
+            rewards.append(reward)
+        meta = {"env_id": "CarRacing-v3", "encoder": env.encoder.checksum}
+        episode = ControlEpisode(np.array(observations), actions, np.array(rewards), False, meta)
+        save_control_episode(data / f"episode_{number:05}.npz", episode)
+        seen += observations[:-1]
+    options = {"env_id": "CarRacing-v3", "num_steps": 8, "num_minibatches": 2, "idm_train": "fixed"}
+    options["encoder_path"] = tmp_path / "encoder_1.pt2"
+    cloned = small_run(tmp_path, **options | {"data": data, "total_timesteps": 0, "eval_episodes": 1})
+    assert -200 < json.loads((cloned / "evaluation.json").read_text())["cloned"]["greedy"]["mean"] < 1000
+    fitted = load_checkpoint(cloned).state["agent"]["goal_space.state_mean"]
+    assert np.allclose(fitted, np.mean(seen, 0), atol=1e-4)
+    tuned = small_run(tmp_path, **options | {"load_idm": cloned, "total_timesteps": 32})
+    assert load_checkpoint(tuned).step == 32
+    options["encoder_path"] = tmp_path / "encoder_2.pt2"
+    for changes in ({"data": data}, {"load_idm": cloned}, {"resume": tuned}):
+        with pytest.raises(CleanPokeError, match="another --encoder-path, or without"):
+            small_run(tmp_path, **options | changes)
+
+
+def test_data_of_something_else_is_refused(tmp_path):
+    recorded_episodes(tmp_path / "data", 2)
+    with pytest.raises(CleanPokeError, match="recorded in PointMass-v0 .*, not in Hopper-v5"):
+        small_run(tmp_path, data=tmp_path / "data", env_id="Hopper-v5")
+    with pytest.raises(CleanPokeError, match="--mode ppo has none"):
+        small_run(tmp_path, data=tmp_path / "data", mode="ppo")
+    with pytest.raises(CleanPokeError, match="gone holds no episodes"):
+        small_run(tmp_path, data=tmp_path / "gone")
+    episode = load_control_episode(tmp_path / "data" / "episode_00000.npz")
+    episode.meta["encoder"] = "0123"
+    save_control_episode(tmp_path / "latents" / "episode_00000.npz", episode)
+    with pytest.raises(CleanPokeError, match="recorded with another --encoder-path"):
+        small_run(tmp_path, data=tmp_path / "latents")
 
 
 @pytest.mark.parametrize(
