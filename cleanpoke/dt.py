@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,8 @@ class Args:
     # Evaluation
     env_id: str | None = None
     """Environment to play; default: that of the data."""
+    encoder_path: Path | None = None
+    """Encoder that made the latents of the data (encoder.pt2): evaluations look at pictures through it."""
     eval_every: int = 10_000
     """Updates between evaluations; there is one at the end in any case."""
     eval_episodes: int = 20
@@ -396,6 +399,15 @@ def make_optimizer(model: DecisionTransformer, args: Args) -> torch.optim.AdamW:
 # --- Evaluation -------------------------------------------------------------------------------------------
 
 
+def make_world(args: Args, env_id: str) -> gym.Env:
+    """Raises CleanPokeError for one that cannot be made, or that this script cannot play in."""
+    if args.encoder_path is None:
+        return make_env(env_id)
+    from cleanpoke.envs.car_racing import latent_env  # only now: it needs packages that others do not
+
+    return latent_env(env_id, args.encoder_path)
+
+
 @torch.inference_mode()
 def evaluate(
     model: DecisionTransformer, args: Args, env_id: str, target: np.ndarray | None, stop: Any = False
@@ -407,7 +419,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    envs = [make_env(env_id) for _ in range(args.eval_episodes)]
+    envs = [make_world(args, env_id) for _ in range(args.eval_episodes)]
     resets = [env.reset(seed=EVALUATION_SEED + number) for number, env in enumerate(envs)]
     states = np.array([state for state, _ in resets], np.float32)  # (N, O)
     returns, playing = np.zeros(len(envs)), np.arange(len(envs))
@@ -476,15 +488,19 @@ def report_evaluation(
     run.save_json("evaluation.json", {"step": step, "env_id": env_id, **results})
 
 
-def check_world(env_id: str | None, episodes: list[ControlEpisode]) -> None:
+def check_world(args: Args, env_id: str | None, episodes: list[ControlEpisode]) -> None:
     """Raises CleanPokeError if evaluations cannot play this environment with what the data show."""
-    way_out = "--eval-episodes 0 trains without playing"
+    way_out, encoder = "--eval-episodes 0 trains without playing", episodes[0].meta.get("encoder")
     if env_id is None:
         raise CleanPokeError(f"the data do not name their environment: give --env-id, or {way_out}")
+    if encoder and not args.encoder_path:
+        raise CleanPokeError(f"the data are latents: give their encoder as --encoder-path; {way_out}")
     try:
-        env = make_env(env_id)
+        env = make_world(args, env_id)
     except CleanPokeError as error:
         raise CleanPokeError(f"{error}; {way_out}") from error
+    if args.encoder_path and env.encoder.checksum != encoder:
+        raise CleanPokeError(f"{args.encoder_path} did not make the data's latents: give the one that did")
     sizes = (env.observation_space.shape[0], env.action_space.shape[0])
     env.close()
     theirs = (episodes[0].observations.shape[1], episodes[0].actions.shape[1])
@@ -514,7 +530,7 @@ def main(args: Args) -> None:
     returns = np.array([float(episode.rewards.sum()) for episode in episodes])
     env_id = args.env_id or episodes[0].meta.get("env_id")
     if args.eval_episodes:
-        check_world(env_id, episodes)
+        check_world(args, env_id, episodes)
     place = start(args.device, args.threads)
 
     seed_everything(args.seed)

@@ -11,9 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cleanpoke import dt
 from cleanpoke.dt import Args, Context, DecisionTransformer
+from cleanpoke.envs.car_racing import Reading, load_encoder, save_encoder
 from cleanpoke.envs.control import make_env
 from cleanpoke.envs.control_episodes import ControlEpisode, save_control_episode
 from cleanpoke.errors import CleanPokeError
+from cleanpoke.ppo_carracing import Encoder
 from cleanpoke.run import load_checkpoint
 from tests.envs.test_control_episodes import minari, some_episode, write_dataset  # noqa: F401  a fixture
 from tools.collect_control_data import RandomAgent, record_episode
@@ -448,6 +450,26 @@ def test_a_run_goes_on_with_its_own_data_and_network_alone(tmp_path, mixture):
     save_control_episode(tmp_path / "other" / "a.npz", some_episode(num_inputs=4, env_id="PointMass-v0"))
     with pytest.raises(CleanPokeError, match=r"trained on other data \(120 episodes, 6,000 steps\)"):
         small_run(tmp_path, tmp_path / "other", resume=folder)
+
+
+def test_what_was_learned_on_latents_plays_in_pictures(tmp_path):
+    torch.manual_seed(0)
+    reading = Reading("CarRacing-v3", action_repeat=100, frames=2, latent_dim=5)
+    for name in ("encoder.pt2", "other.pt2"):
+        save_encoder(tmp_path / name, Encoder(reading.frames, reading.latent_dim), reading)
+    encoder = load_encoder(tmp_path / "encoder.pt2")
+    meta = {"env_id": "CarRacing-v3", "encoder": encoder.checksum}
+    episode = some_episode(6, num_inputs=5, num_actions=3)
+    episode.meta = meta
+    save_control_episode(tmp_path / "data" / "a.npz", episode)
+    options = {"eval_episodes": 1, "total_updates": 2}
+    for path, message in ((None, "give their encoder"), (tmp_path / "other.pt2", "did not make the data's")):
+        with pytest.raises(CleanPokeError, match=message):
+            small_run(tmp_path, tmp_path / "data", encoder_path=path, **options)
+    folder = small_run(tmp_path, tmp_path / "data", encoder_path=tmp_path / "encoder.pt2", **options)
+    results = json.loads((folder / "evaluation.json").read_text())
+    (mean,) = (result["mean"] for name, result in results.items() if name.startswith("return_at"))
+    assert -200 < mean < 100
 
 
 def test_data_that_do_not_name_their_world_can_be_learned_from(tmp_path, mixture):

@@ -4,11 +4,13 @@
     python tools/collect_expert_data.py --env Hopper-v5 --agent runs/<folder> --sample --episodes 600
     python tools/collect_expert_data.py --env PointMass-v0 --agent random
     python tools/collect_expert_data.py --env PointMass-v0 --agent mine.py:Mine --output expert_data/mine
+    python tools/collect_expert_data.py --env CarRacing-v3 --store-latents --agent runs/<folder>
 
---env: any gymnasium environment that shows a vector and takes bounded continuous actions. --agent: "random"
-(uniform within the bounds); a checkpoint or run folder of ppo_goalsetter_idm.py; or path/to/file.py:ClassName
-with a method get_action(observation, info) that returns an action in the world's own units, and, if it likes,
-begin(), called before each episode.
+--env: any gymnasium environment that shows a vector and takes bounded continuous actions; of CarRacing-v3,
+which shows pictures, the latents that an encoder makes of them are stored. --agent: "random" (uniform within
+the bounds); a checkpoint or run folder of ppo_goalsetter_idm.py or ppo_carracing.py; or
+path/to/file.py:ClassName with a method get_action(observation, info) that returns an action in the world's
+own units, and, if it likes, begin(), called before each episode.
 An interrupted collection goes on where it stopped; a folder holds episodes of one environment. --episodes is
 what the folder shall hold in the end, so that the second command above adds 300 of another agent's.
 """
@@ -34,7 +36,7 @@ from cleanpoke.processes import in_processes, signs_of_life
 from cleanpoke.run import load_checkpoint, seed_everything
 from cleanpoke.terminal import Progress, StopSignal
 
-PLAYERS = ("ppo_goalsetter_idm",)
+PLAYERS = ("ppo_goalsetter_idm", "ppo_carracing")
 """Scripts whose checkpoints play: each has a function open_player(path, sampled)."""
 
 
@@ -50,6 +52,10 @@ class Args:
     """random, a checkpoint or run folder, or path/to/file.py:ClassName"""
     sample: bool = False
     """a checkpoint draws what it does, instead of the likeliest"""
+    store_latents: bool = False
+    """of CarRacing-v3: store what a frozen encoder makes of the pictures"""
+    encoder_path: Path | None = None
+    """that encoder, the encoder.pt2 of a run of ppo_carracing.py; default: that of the agent's own run"""
     seed: int = 1
     """episode n draws from seed and n"""
     processes: int = 0
@@ -86,6 +92,28 @@ class RandomAgent:
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
         return np.random.uniform(self.bounds.low, self.bounds.high)
+
+
+def open_env(args: Args) -> gym.Env:
+    """Raises CleanPokeError for one that cannot be made, or that cannot be recorded in this way."""
+    if not args.store_latents:
+        if args.encoder_path:
+            raise CleanPokeError("--encoder-path is for --store-latents: give both or none")
+        return make_env(args.env)
+    agent = Path(args.agent)
+    path = args.encoder_path or (agent if agent.is_dir() else agent.parent) / "encoder.pt2"
+    if not args.encoder_path and not path.is_file():
+        raise CleanPokeError(
+            f"--store-latents needs an encoder, and {path} is not there: give one as --encoder-path"
+        )
+    from cleanpoke.envs.car_racing import latent_env  # only now: it needs packages that others do not
+
+    return latent_env(args.env, path)
+
+
+def settings_of(args: Args, env: gym.Env) -> dict[str, Any]:
+    """What decides whether episodes go together."""
+    return {"env_id": args.env} | ({"encoder": env.encoder.checksum} if args.store_latents else {})
 
 
 def open_agent(args: Args, env: gym.Env) -> Agent:
@@ -149,7 +177,7 @@ def record_episode(
 def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
     torch.set_num_threads(1)  # the processes share the cores
     args = share.args
-    env = make_env(args.env)
+    env = open_env(args)
     agent = open_agent(args, env)
     show_life = signs_of_life(report)  # an agent may think for long
 
@@ -159,7 +187,7 @@ def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[
             raise Stopped
 
     for number in share.numbers:
-        meta = {"env_id": args.env, "player": args.agent, "sampled": args.sample}
+        meta = settings_of(args, env) | {"player": args.agent, "sampled": args.sample}
         try:
             episode = record_episode(env, agent, (args.seed, number), on_step, **meta)
         except Stopped:
@@ -172,9 +200,9 @@ def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[
 def main(args: Args) -> None:
     if args.episodes < 1 or args.seed < 0 or args.processes < 0:
         raise CleanPokeError("--episodes must be at least 1, --seed and --processes at least 0")
-    env = make_env(args.env)
+    env = open_env(args)
     open_agent(args, env)
-    there = open_folder(args.folder, {"env_id": args.env})
+    there = open_folder(args.folder, settings_of(args, env))
     missing = [number for number in range(args.episodes) if not args.path_of(number).exists()]
     processes = min(args.processes or available_cores(), max(len(missing), 1))
     shares = [Share(args, missing[first::processes]) for first in range(processes)]

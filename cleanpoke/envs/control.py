@@ -14,7 +14,8 @@ def make_env(env_id: str) -> gym.Env:
         raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
     seen, actions = env.observation_space, env.action_space
     if not (isinstance(seen, gym.spaces.Box) and len(seen.shape) == 1):
-        raise CleanPokeError(f"{env_id} shows {seen}: this needs a world that shows one vector")
+        hint = "; latents of its pictures: --store-latents" if env_id.startswith("CarRacing") else ""
+        raise CleanPokeError(f"{env_id} shows {seen}: this needs a world that shows one vector{hint}")
     if not (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1 and actions.is_bounded()):
         raise CleanPokeError(
             f"{env_id} takes actions {actions}: this needs a world that takes bounded vectors"

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from cleanpoke import ppo_carracing
 from cleanpoke import ppo_goalsetter_idm as goalsetter
+from cleanpoke.envs.car_racing import CarPictures, load_encoder, save_encoder
 from cleanpoke.envs.control import make_env
 from cleanpoke.envs.control_episodes import load_control_episode, load_control_folder
 from cleanpoke.envs.episode_files import episodes_in
@@ -176,6 +178,33 @@ def test_a_checkpoint_can_draw_and_every_episode_draws_from_its_own_seed(record,
     assert np.abs(drawn.actions - greedy.actions).mean() > 0.1
 
 
+def test_latents_are_stored_instead_of_pictures(record, tmp_path):
+    torch.manual_seed(0)
+    small = {"num_envs": 2, "num_steps": 4, "num_minibatches": 2, "update_epochs": 1, "frames": 2}
+    small |= {"total_timesteps": 8, "eval_episodes": 0, "action_repeat": 100, "latent_dim": 5}
+    ppo_carracing.main(ppo_carracing.Args(runs=tmp_path / "runs", **small))
+    (run,) = (tmp_path / "runs").iterdir()
+    options = {"episodes": 1, "agent": str(run), "store_latents": True}
+    (file,) = record(Args("CarRacing-v3", tmp_path / "latents", **options))
+    episode, encoder = load_control_episode(file), load_encoder(run / "encoder.pt2")
+    assert episode.observations.shape == (len(episode) + 1, 5) and episode.actions.shape[1] == 3
+    assert episode.meta["encoder"] == encoder.checksum
+    # The same actions bring the same pictures, and the encoder makes the stored latents of them.
+    world = CarPictures(action_repeat=100, frames=2)
+    pictures, _ = world.reset(seed=int(np.random.SeedSequence((1, 0)).generate_state(1)[0] // 2))
+    for step, action in enumerate(episode.actions):
+        assert np.allclose(encoder.latents(pictures[None])[0], episode.observations[step], atol=1e-5)
+        pictures, reward, terminated, truncated, _ = world.step(action)
+        assert reward == pytest.approx(episode.rewards[step], abs=1e-4)
+    assert (terminated or truncated) and terminated == episode.terminated
+    other = tmp_path / "other.pt2"
+    save_encoder(other, ppo_carracing.Agent(2, 5).encoder, encoder.reading)
+    with pytest.raises(CleanPokeError, match="was recorded with encoder"):
+        collect_control_data.main(
+            Args("CarRacing-v3", tmp_path / "latents", store_latents=True, encoder_path=other)
+        )
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"mode": "ppo"}, {"mode": "closeness"}, {"idm": "transformer"}, {"goal_space": "abs"}],
@@ -215,7 +244,10 @@ def test_checkpoints_that_do_not_fit_are_told(tmp_path, trained):
         ({"env": "PointMass-v99"}, "cannot make 'PointMass-v99'"),
         ({"env": "no_such_package:World-v0"}, "cannot make 'no_such_package:World-v0'"),
         ({"env": "CartPole-v1"}, "takes bounded vectors"),
-        ({"env": "CarRacing-v3"}, "shows one vector"),
+        ({"env": "CarRacing-v3"}, "latents of its pictures: --store-latents"),
+        ({"env": "CarRacing-v3", "store_latents": True}, "needs an encoder, and encoder.pt2 is not there"),
+        ({"store_latents": True, "encoder_path": Path("no.pt2")}, "cannot read no.pt2"),
+        ({"encoder_path": Path("encoder.pt2")}, "--encoder-path is for --store-latents"),
         ({"agent": "nobody"}, "'nobody' is no agent: give random, a checkpoint or run folder, or"),
         ({"agent": str(ROOT / "pyproject.toml")}, "damaged or not a CleanPoke checkpoint"),
         ({"agent": str(ROOT / "tests")}, r"holds no checkpoint_\*\.pt"),
