@@ -7,7 +7,8 @@ All play the same game with the same hyperparameters (8 games, 128 steps, 4 epoc
 its own process; they take turns, round after round. The peers are CleanRL's ppo_atari.py and
 ppo_atari_envpool.py, written anew against the public packages, for its files do not run on today's gymnasium
 unchanged. What differs from them: gymnasium's AtariPreprocessing prepares the games, which is faster than
-their wrappers (the comparison leans their way); nothing is logged. The last line printed is one JSON object.
+their wrappers (the comparison leans their way); nothing is logged. Measured as well: the seconds from our
+command to its first line of progress. The last line printed is one JSON object.
 """
 
 import json
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "cleanpoke" / "ppo_atari.py"
 NUM_ENVS, NUM_STEPS, EPOCHS, MINIBATCHES = 8, 128, 4, 4
 BATCH = NUM_ENVS * NUM_STEPS
 BARS = {"cleanrl": 3.0, "cleanrl_envpool": 2.5}
+FIRST_PROGRESS_BAR = 15.0
+"""Seconds."""
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Args:
     quick: bool = False
     """one short round of Pong"""
     check: bool = False
-    """exit with status 1 below 3x ppo_atari and 2.5x its envpool version"""
+    """exit with status 1 below 3x ppo_atari and 2.5x its envpool version, or if progress takes 15 seconds"""
     contestant: str = ""
     """used internally: measure this one in this process"""
 
@@ -214,6 +218,24 @@ def measure_script(options: list[str], game: str, args: Args) -> float:
     return len(speeds) / sum(1 / speed for speed in speeds)
 
 
+def seconds_to_progress() -> float:
+    """From the command to the first line that tells how far it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(SCRIPT), "--env-id", "ALE/Pong-v5", "--runs", folder]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
+        is_seen = any(line.startswith("step ") for line in process.stdout)
+        seconds = time.perf_counter() - began
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+    if not is_seen:
+        raise CleanPokeError("ppo_atari.py showed no progress in two minutes")
+    return seconds
+
+
 CONTESTANTS = {
     "cleanrl": None,
     "cleanrl_envpool": None,
@@ -228,7 +250,9 @@ def main(args: Args) -> None:
         return
     if args.quick:
         args.games, args.rounds, args.iterations = ("Pong",), 1, 3
-    results, passed = {}, True
+    first = statistics.median(seconds_to_progress() for _ in range(args.rounds))
+    print(f"first progress after {first:.1f} s")
+    results, passed = {}, first <= FIRST_PROGRESS_BAR
     for game in args.games:
         speeds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
         for _ in range(args.rounds):
@@ -253,7 +277,8 @@ def main(args: Args) -> None:
             )
         passed &= all(results[game]["ours"] >= bar * results[game][peer] for peer, bar in BARS.items())
         passed &= results[game]["ours, float32"] >= 1.8 * results[game]["cleanrl"]
-    print(json.dumps({"benchmark": "atari_speed", "passed": passed, "steps_per_second": results}))
+    summary = {"passed": passed, "first_progress_seconds": first, "steps_per_second": results}
+    print(json.dumps({"benchmark": "atari_speed", **summary}))
     if args.check and not passed:
         sys.exit(1)
 
