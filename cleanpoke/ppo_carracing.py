@@ -2,8 +2,8 @@
 
 A convolutional encoder makes the vector; small networks choose from it (a Beta distribution over each bounded
 action, Chou et al. 2017) and value it. The encoder is also saved by itself, as encoder.pt2: others learn on
-its latents instead of on pictures, such as ppo_goalsetter_idm.py. docs/ppo_carracing.md says what differs from
-other PPO, and shows the way to goals.
+its latents instead of on pictures, such as ppo_goalsetter_idm.py. What differs from other PPO, and the way to
+goals: docs/ppo_carracing.md.
 
     python cleanpoke/ppo_carracing.py
     python cleanpoke/ppo_carracing.py --encoder-path runs/<folder>/encoder.pt2 --freeze-encoder
