@@ -129,6 +129,14 @@ def test_a_run_ends_with_an_evaluation(tmp_path):
     assert -500 < results["greedy"]["mean"] < 110
 
 
+def test_the_command_learns_to_find_and_shoot_the_monster(tmp_path):
+    """Ten tics to a decision make few of them enough; random play returns about -130 then."""
+    options = {"num_envs": 8, "num_steps": 64, "frame_skip": 10, "learning_rate": 1e-3, "eval_episodes": 20}
+    folder = small_run(tmp_path, total_timesteps=10_240, save_every=10_240, **options)
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert results["greedy"]["mean"] > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
