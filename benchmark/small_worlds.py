@@ -36,7 +36,7 @@ WORLDS = (
     World("LunarLander-v3", "ppo", ("--total-timesteps", "1000000", *LONG_ROLLOUTS), 200.0),
     World("Taxi-v4", "ppo", ("--total-timesteps", "400000", "--action-mask"), 7.0),
     World("VizdoomBasic-v1", "ppo_vizdoom", ("--total-timesteps", "100000"), 75.0),
-    World("VizdoomDefendCenter-v1", "ppo_vizdoom", ("--total-timesteps", "200000"), 10.0),
+    World("VizdoomDefendCenter-v1", "ppo_vizdoom", ("--total-timesteps", "300000"), 10.0),
 )
 CLEANRL = ("--no-normalize-returns", "--num-envs", "4", "--num-minibatches", "4", "--learning-rate", "2.5e-4")
 TAXI_VARIANTS = tuple(

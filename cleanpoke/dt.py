@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -399,15 +398,6 @@ def make_optimizer(model: DecisionTransformer, args: Args) -> torch.optim.AdamW:
 # --- Evaluation -------------------------------------------------------------------------------------------
 
 
-def make_world(args: Args, env_id: str) -> gym.Env:
-    """Raises CleanPokeError for one that cannot be made, or that this script cannot play in."""
-    if args.encoder_path is None:
-        return make_env(env_id)
-    from cleanpoke.envs.car_racing import latent_env  # only now: it needs packages that others do not
-
-    return latent_env(env_id, args.encoder_path)
-
-
 @torch.inference_mode()
 def evaluate(
     model: DecisionTransformer, args: Args, env_id: str, target: np.ndarray | None, stop: Any = False
@@ -419,7 +409,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    envs = [make_world(args, env_id) for _ in range(args.eval_episodes)]
+    envs = [make_env(env_id, args.encoder_path) for _ in range(args.eval_episodes)]
     resets = [env.reset(seed=EVALUATION_SEED + number) for number, env in enumerate(envs)]
     states = np.array([state for state, _ in resets], np.float32)  # (N, O)
     returns, playing = np.zeros(len(envs)), np.arange(len(envs))
@@ -496,7 +486,7 @@ def check_world(args: Args, env_id: str | None, episodes: list[ControlEpisode]) 
     if encoder and not args.encoder_path:
         raise CleanPokeError(f"the data are latents: give their encoder as --encoder-path; {way_out}")
     try:
-        env = make_world(args, env_id)
+        env = make_env(env_id, args.encoder_path)
     except CleanPokeError as error:
         raise CleanPokeError(f"{error}; {way_out}") from error
     if args.encoder_path and env.encoder.checksum != encoder:

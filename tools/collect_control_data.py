@@ -106,9 +106,7 @@ def open_env(args: Args) -> gym.Env:
         raise CleanPokeError(
             f"--store-latents needs an encoder, and {path} is not there: give one as --encoder-path"
         )
-    from cleanpoke.envs.car_racing import latent_env  # only now: it needs packages that others do not
-
-    return latent_env(args.env, path)
+    return make_env(args.env, path)
 
 
 def settings_of(args: Args, env: gym.Env) -> dict[str, Any]:

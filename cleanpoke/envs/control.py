@@ -1,13 +1,22 @@
 """Worlds of continuous control: gymnasium's environments that show a vector and take a bounded vector."""
 
+from pathlib import Path
+
 import gymnasium as gym
 
 import cleanpoke.envs.point_mass  # noqa: F401  registers PointMass-v0
 from cleanpoke.errors import CleanPokeError
 
 
-def make_env(env_id: str) -> gym.Env:
-    """Raises CleanPokeError for one that cannot be made, shows or takes something else, or never ends."""
+def make_env(env_id: str, encoder_path: Path | None = None) -> gym.Env:
+    """Raises CleanPokeError for one that cannot be made, shows or takes something else, or never ends.
+
+    encoder_path: frozen encoder through which pictures are seen.
+    """
+    if encoder_path:
+        from cleanpoke.envs.car_racing import latent_env  # it needs two packages that others do without
+
+        return latent_env(env_id, encoder_path)
     try:
         env = gym.make(env_id)
     except (gym.error.Error, ImportError) as error:
