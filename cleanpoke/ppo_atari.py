@@ -285,14 +285,15 @@ def act_and_value(observations: Tensor, weights: list[Tensor]) -> tuple[Tensor, 
     """Bytes (B, 21, 21, C·16) or (B, C, 84, 84) to log-probabilities (B, A) and values (B,), float32."""
     conv1, bias1, conv2, bias2, conv3, bias3, hidden, hidden_bias, heads, heads_bias = weights
     in_blocks = observations.shape[1] == 21
+    relu = torch.relu_ if conv1.dtype == torch.float32 else F.relu  # in place is slower in bfloat16
     x = observations.to(conv1.dtype)
     # Blocks lie channels-last in memory; so does everything that follows.
     x = x.permute(0, 3, 1, 2) if in_blocks else x.contiguous(memory_format=torch.channels_last)
-    x = F.relu(F.conv2d(x, conv1, bias1, stride=1 if in_blocks else 4))  # (B, 32, 20, 20)
-    x = F.relu(F.conv2d(x, conv2, bias2, stride=2))  # (B, 64, 9, 9)
-    x = F.relu(F.conv2d(x, conv3, bias3))  # (B, 64, 7, 7)
+    x = relu(F.conv2d(x, conv1, bias1, stride=1 if in_blocks else 4))  # (B, 32, 20, 20)
+    x = relu(F.conv2d(x, conv2, bias2, stride=2))  # (B, 64, 9, 9)
+    x = relu(F.conv2d(x, conv3, bias3))  # (B, 64, 7, 7)
     x = x.permute(0, 2, 3, 1).flatten(1)  # in the order of memory: nothing is copied
-    x = F.relu(F.linear(x, hidden, hidden_bias))  # (B, 512)
+    x = relu(F.linear(x, hidden, hidden_bias))  # (B, 512)
     outputs = F.linear(x.float(), heads, heads_bias)  # (B, A + 1)
     return outputs[:, :-1].log_softmax(1), outputs[:, -1]
 
@@ -589,6 +590,8 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if run.start_step // args.batch_size >= iterations:
                 run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
+                if place.is_first and args.eval_episodes:
+                    report_evaluation(run, agent, args, run.start_step, stop)
         step = run.start_step
         needs_reset, solved = True, False
         for iteration in range(step // args.batch_size, iterations):

@@ -204,6 +204,15 @@ def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(tmp
     )
 
 
+def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
+    folder = small_run(tmp_path, eval_episodes=1)
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, eval_episodes=1, resume=folder) == folder
+    assert results.read_text() == before
+
+
 def share_of_gradients(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
