@@ -31,6 +31,7 @@ import tyro
 from common.script_runs import FinishedRun, run_scripts
 
 from cleanpoke.envs.car_racing import ENV_ID, CarPictures
+from cleanpoke.envs.episode_files import episodes_in
 from cleanpoke.errors import CleanPokeError, user_errors
 
 COLLECT = Path(__file__).resolve().parents[1] / "tools" / "collect_expert_data.py"
@@ -75,27 +76,27 @@ class Args:
     """exit with status 1 when a policy or a clone stays below its bar"""
 
 
-def frames_per_second(env: gym.Env, frames_each: int, frames: int) -> float:
-    """Frames that the environment plays a second, episode starts included."""
-    generator = np.random.default_rng(0)
+def frames_per_second(env: gym.Env, steps_each: int, decisions: int) -> float:
+    """Frames that the environment plays a second from an episode's start on, of which each decision lasts
+    eight, in so many steps."""
+    generator, started = np.random.default_rng(0), time.perf_counter()
     env.reset(seed=1)
-    started, played = time.perf_counter(), 0
-    while played < frames:
+    for _ in range(decisions):
         action = generator.uniform([-0.3, 0, 0], [0.3, 0.6, 0.1]).astype(np.float32)
-        _, _, terminated, truncated, _ = env.step(action)
-        played += frames_each
-        if terminated or truncated:
-            env.reset()
-    return played / (time.perf_counter() - started)
+        for _ in range(steps_each):
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+    return 8 * decisions / (time.perf_counter() - started)
 
 
-def measure_speed(rounds: int, frames: int) -> dict[str, float]:
-    """Medians over the rounds; decisions last eight frames in both."""
+def measure_speed(rounds: int, decisions: int) -> dict[str, float]:
+    """Medians over the rounds."""
     plain, ours = gym.make(ENV_ID, disable_env_checker=True), CarPictures(action_repeat=8)
     speeds: dict[str, list[float]] = {"gymnasium": [], "ours": []}
     for _ in range(rounds):
-        speeds["gymnasium"].append(frames_per_second(plain, 1, frames))
-        speeds["ours"].append(frames_per_second(ours, 8, 4 * frames))
+        speeds["gymnasium"].append(frames_per_second(plain, 8, decisions))
+        speeds["ours"].append(frames_per_second(ours, 1, decisions))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     print("\n|environment|frames/s|decisions/s|\n|-|-|-|")
     for name, speed in medians.items():
@@ -105,7 +106,7 @@ def measure_speed(rounds: int, frames: int) -> dict[str, float]:
 
 def collect(args: Args, seed: int, run: FinishedRun) -> Path:
     """Stores the policy's episodes as latents; those that are there stay."""
-    folder = args.folder / f"data_{seed}"
+    folder = args.folder / f"data_{seed}_{args.episodes}"
     command = [sys.executable, str(COLLECT), "--env", ENV_ID, "--store-latents", "--sample"]
     command += ["--agent", str(run.folder), "--episodes", str(args.episodes)]
     command += ["--seed", str(seed), "--output", str(folder)]
@@ -113,6 +114,8 @@ def collect(args: Args, seed: int, run: FinishedRun) -> Path:
     done = subprocess.run(command)
     if done.returncode != 0:
         raise CleanPokeError(f"collect_expert_data.py ended with status {done.returncode}, see above")
+    if len(episodes_in(folder)) < args.episodes:
+        raise CleanPokeError(f"{folder} is not complete: collect_expert_data.py was stopped, run this again")
     return folder
 
 
@@ -158,7 +161,7 @@ def main(args: Args) -> None:
         common = ("--eval-episodes", "1")
         policy_options = ("--num-envs", "2", "--num-steps", "64")
         goal_options = ("--num-envs", "2", "--num-steps", "64", "--num-minibatches", "4")
-    speed = measure_speed(args.rounds, 50 if args.quick else 400)
+    speed = measure_speed(args.rounds, 10 if args.quick else 100)
     scores: list[dict] = []
 
     def play(stage: str, jobs: Jobs) -> dict[tuple[str, int], FinishedRun]:

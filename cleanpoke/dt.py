@@ -125,7 +125,8 @@ def check(args: Args) -> None:
     for name in positive.split():
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("seed", "threads", "warmup_updates", "weight_decay", "vicreg_coef", "eval_episodes"):
+    at_least_zero = "seed threads warmup_updates weight_decay vicreg_coef eval_episodes learning_rate"
+    for name in (*at_least_zero.split(), "max_grad_norm"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
     if not 0 <= args.dropout < 1:
@@ -134,9 +135,13 @@ def check(args: Args) -> None:
         raise CleanPokeError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target_return and args.condition != "return":
         raise CleanPokeError(f"--target-return is for --condition return, not {args.condition}: leave it out")
+    if args.eval_goal == "stack" and args.condition != "goal":
+        raise CleanPokeError(f"--eval-goal is for --condition goal, not {args.condition}: leave it out")
     if args.vicreg_coef and args.context < 2:
         raise CleanPokeError("--vicreg-coef compares neighbouring states: raise --context to 2 at least")
-    if (args.ref_min is None) != (args.ref_max is None) or (args.ref_min or 0) == (args.ref_max or 1):
+    if (args.ref_min is None) != (args.ref_max is None) or (
+        args.ref_min is not None and args.ref_min == args.ref_max
+    ):
         raise CleanPokeError("--ref-min and --ref-max go together, and differ: give both or none")
 
 
@@ -546,6 +551,8 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if run.start_step >= args.total_updates:
                 run.progress.print(f"this run has ended ({run.start_step:,} updates): raise --total-updates")
+                if args.eval_episodes:
+                    report_evaluation(run, model, args, env_id, targets, run.start_step, stop)
         run.progress.print(
             f"{size[0]:,} episodes, {size[1]:,} steps of {env_id or 'an environment without a name'}; "
             f"returns {returns.min():.1f} to {returns.max():.1f}, median {np.median(returns):.1f}"

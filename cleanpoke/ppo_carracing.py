@@ -14,6 +14,7 @@ Axes: T steps of a rollout, N cars, K pictures of a stack, D latent dimensions, 
 import dataclasses
 import functools
 import math
+import multiprocessing
 import signal
 import time
 from collections import deque
@@ -143,7 +144,7 @@ def check(args: Args) -> None:
     for name in (*names, "frames", "latent_dim"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("seed", "patience", "eval_episodes", "eval_every"):
+    for name in ("seed", "patience", "eval_episodes", "eval_every", "learning_rate", "max_grad_norm"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
     if args.batch_size % args.num_minibatches:
@@ -163,8 +164,8 @@ def check(args: Args) -> None:
 
 
 def make_car(args: Args, patience: int) -> CarPictures:
-    if args.processes:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # in the child: the parent decides what Ctrl-C means
+    if multiprocessing.parent_process():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     return CarPictures(args.action_repeat, args.frames, patience)
 
 
@@ -388,15 +389,23 @@ class Player:
         return np.array([2 * steering - 1, gas, brake], np.float32)
 
 
-def open_player(path: Path, sampled: bool = False) -> Player:
+def open_player(path: Path, sampled: bool = False, encoder: FrozenEncoder | None = None) -> Player:
     """Who drives as a checkpoint or run folder does: with mean actions, or with drawn ones.
 
-    Raises CleanPokeError for a checkpoint of another script.
+    encoder: the one that it shall see through. Raises CleanPokeError if that is not its own, and for a
+    checkpoint of another script.
     """
     checkpoint = load_checkpoint(path, script=SCRIPT, needs=STATE_KEYS)
     args = saved_arguments(checkpoint, Args)
     agent = Agent(args.frames, args.latent_dim)
     agent.load_state_dict(checkpoint.state["agent"])
+    if encoder:
+        for name, weight in agent.encoder.state_dict().items():
+            if not torch.equal(weight, encoder.weights[name]):
+                raise CleanPokeError(
+                    f"{checkpoint.path} sees through an encoder with other weights than this one: give the "
+                    "run's last checkpoint, and no other --encoder-path than its own encoder.pt2"
+                )
     return Player(agent, sampled)
 
 
@@ -482,6 +491,8 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if run.start_step // args.batch_size >= iterations:
                 run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
+                if args.eval_episodes:
+                    report_evaluation(run, agent, args, run.start_step, stop)
         step, needs_reset = run.start_step, True
         for iteration in range(step // args.batch_size, iterations):
             began = time.monotonic()

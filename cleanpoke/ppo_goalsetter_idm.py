@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -43,9 +43,12 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import StopSignal
 
+if TYPE_CHECKING:
+    from cleanpoke.envs.car_racing import FrozenEncoder  # it needs two packages that others do without
+
 SCRIPT = Path(__file__).stem
-SHAPING = ("env_id", "mode", "idm", "idm_train", "goal_space", "goal_dim", "goal_steps", "window")
-"""Arguments that a resumed run cannot change: they say what its networks are."""
+SHAPING = ("env_id", "num_envs", "mode", "idm", "idm_train", "goal_space", "goal_dim", "goal_steps", "window")
+"""Arguments that a resumed run cannot change: they say what its networks and its memory are."""
 IDM_SHAPING = ("env_id", "idm", "goal_space", "goal_dim", "goal_steps", "window")
 """Arguments in which a run and the IDM it loads must agree."""
 REPORTED_UPDATES = 100
@@ -197,10 +200,12 @@ def check(args: Args) -> None:
     for name in (*at_least_one.split(), "idm_batch_size", "idm_buffer"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("seed", "goal_dim", "window", "eval_every", "eval_episodes", "idm_updates", "vicreg_coef"):
+    at_least_zero = "seed goal_dim window eval_every eval_episodes idm_updates vicreg_coef warmup_updates"
+    rates = "learning_rate idm_learning_rate warmup_learning_rate max_grad_norm"
+    for name in (*at_least_zero.split(), *rates.split()):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
-    for name in ("acting_share", "idm_ema", "warmup_share"):
+    for name in ("acting_share", "idm_ema", "warmup_share", "gamma", "gae_lambda"):
         if not 0 <= getattr(args, name) <= 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be between 0 and 1")
     if args.batch_size // args.num_minibatches < 2:
@@ -1093,7 +1098,7 @@ def goal_metrics(agent: Agent, rollout: Rollout, windows: Windows, args: Args) -
         actions = agent.acting_idm(seen, means + std * torch.randn(means.shape))
         metrics |= {
             "goal/reach_rmse": errors.sqrt(),
-            "goal/reach_r2": 1 - errors / (wanted.var() + 1e-8),
+            "goal/reach_r2": share_explained(wanted, reached),
             "goal/reach_corr": ((r * w).sum(0) / (r.norm(dim=0) * w.norm(dim=0) + 1e-8)).mean(),
             "goal/want_rms": wanted.square().mean().sqrt(),
             "goal/reached_rms": reached.square().mean().sqrt(),
@@ -1147,15 +1152,17 @@ class Player:
         return self.middle + self.half * self.act(observation.astype(np.float32)[None])[0]
 
 
-def open_player(path: Path, sampled: bool = False) -> Player:
+def open_player(path: Path, sampled: bool = False, encoder: "FrozenEncoder | None" = None) -> Player:
     """Who plays as a checkpoint or run folder does: greedily, or drawing goals (with --mode ppo: actions).
 
-    Raises CleanPokeError for a checkpoint of another script.
+    encoder: the one that it shall see through. Raises CleanPokeError if that is not its own, and for a
+    checkpoint of another script.
     """
     checkpoint = load_checkpoint(path, script=SCRIPT, needs=("agent", "observation_moments"))
     args = saved_arguments(checkpoint, Args)
     worlds = Worlds(args.env_id, 1, args.encoder_path)
     worlds.envs.close()  # only its bounds are needed
+    refuse_other(checkpoint, args, (), encoder.checksum if encoder else worlds.encoder)
     agent, moments = Agent(args, worlds.num_inputs, worlds.num_actions), RunningMoments(worlds.num_inputs)
     try:
         agent.load_state_dict(checkpoint.state["agent"])
@@ -1193,8 +1200,11 @@ def report_evaluation(
     stop: StopSignal,
     cloned: dict[str, Any],
 ) -> dict[str, Any]:
-    """Plays the evaluation episodes: prints, logs and writes evaluation.json; what it says of each kind of
-    play. cloned: the same of the goal setter before PPO, if it started as a clone."""
+    """Plays the evaluation episodes: prints and logs what each kind of play returns; gives it back.
+
+    At step 0 who plays is a clone; what it returned is `cloned` later (empty: there was none). Written to
+    evaluation.json is the last evaluation, the clone's only if PPO does not follow.
+    """
     results = {}
     for play in ("greedy", "sampled", *(("decoded",) if args.mode == "closeness" else ())):
         with torch.random.fork_rng():  # an evaluation on the way must not change the training that follows
@@ -1209,7 +1219,10 @@ def report_evaluation(
             f"{play}: return {returns.mean():.1f} ± {error:.1f} over {len(returns)} episodes "
             f"({returns.min():.0f} to {returns.max():.0f})"
         )
-    run.save_json("evaluation.json", {"step": step, **results} | ({"cloned": cloned} if cloned else {}))
+    if step == 0:
+        cloned = results
+    if step or args.iterations < 1:
+        run.save_json("evaluation.json", {"step": step, **results} | ({"cloned": cloned} if cloned else {}))
     return results
 
 
@@ -1313,6 +1326,9 @@ def main(args: Args) -> None:
             restore_random_state(run.checkpoint.random_state)
             if (step - warmup_steps) // args.batch_size >= args.iterations:
                 run.progress.print(f"this run has ended ({step:,} steps): raise --total-timesteps")
+                save_idm()
+                if args.eval_episodes:
+                    report_evaluation(run, agent, observation_moments, args, step, stop, cloned)
         elif data or warmup_steps:
             source = f"{warmup.capacity:,} steps of {args.data}" if data else f"{warmup_steps:,} random steps"
             run.progress.print(f"warm-up: {source}, from which the IDM learns")
@@ -1326,12 +1342,13 @@ def main(args: Args) -> None:
             if data:
                 warm_up(*learned_from, data, report)
                 clone(agent, observation_moments, warmup, args, report, stop)
-                if args.eval_episodes and not stop:
-                    cloned = report_evaluation(run, agent, observation_moments, args, 0, stop, {})
-                    run.save_json("evaluation.json", {"step": 0, **cloned, "cloned": cloned})
                 if args.iterations < 1 and not stop:
                     save()
                     save_idm()
+                if args.eval_episodes and not stop:
+                    cloned = report_evaluation(run, agent, observation_moments, args, 0, stop, {})
+                if args.iterations < 1 and cloned:
+                    save()  # a resumed run must know
             else:
                 metrics = warm_up(*learned_from)
                 step = warmup_steps

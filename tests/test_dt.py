@@ -327,6 +327,15 @@ def test_an_evaluation_on_the_way_changes_nothing(tmp_path, mixture):
     assert_same_models(without, small_run(tmp_path / "with", mixture, eval_episodes=2, eval_every=2))
 
 
+def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path, mixture):
+    folder = small_run(tmp_path, mixture, eval_episodes=2)
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, mixture, eval_episodes=2, resume=folder) == folder
+    assert results.read_text() == before
+
+
 def test_the_command_learns_to_bring_the_return_that_is_asked_for(tmp_path, mixture):
     """20 seconds on one core."""
     options = {"context": 5, "width": 32, "layers": 2, "heads": 1, "batch_size": 64, "learning_rate": 1e-3}
@@ -430,6 +439,9 @@ def test_minari_datasets_are_learned_from(minari, tmp_path):  # noqa: F811
         ({"vicreg_coef": 1.0, "context": 1}, "raise --context"),
         ({"ref_min": 1.0}, "--ref-min and --ref-max go together"),
         ({"ref_min": 1.0, "ref_max": 1.0}, "go together, and differ"),
+        ({"ref_min": 0.0, "ref_max": 0.0}, "go together, and differ"),
+        ({"eval_goal": "stack"}, "--eval-goal is for --condition goal, not return"),
+        ({"learning_rate": -1.0}, "--learning-rate must not be negative"),
         ({"dropout": 1.0}, "--dropout"),
         ({"env_id": "PointMass-v99", "eval_episodes": 1}, "cannot make .*--eval-episodes 0 trains without"),
         ({"env_id": "Hopper-v5", "eval_episodes": 1}, "shows 11 numbers and takes 3, the data have 4 and 2"),

@@ -110,6 +110,15 @@ def test_values_survive_rescaling():
 # --- Runs
 
 
+def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
+    folder = small_run(tmp_path, eval_episodes=2)
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, eval_episodes=2, resume=folder) == folder
+    assert results.read_text() == before
+
+
 def test_a_resumed_run_goes_on_as_if_nothing_had_been(trained, tmp_path):
     again = small_run(tmp_path)
     assert_same_agents(trained, again)

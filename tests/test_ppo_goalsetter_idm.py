@@ -458,6 +458,15 @@ def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
     assert_same_agents(without, small_run(tmp_path / "with", eval_every=256, eval_episodes=2))
 
 
+def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
+    folder = small_run(tmp_path, eval_episodes=2)
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, eval_episodes=2, resume=folder) == folder
+    assert results.read_text() == before
+
+
 def test_an_idm_can_be_kept_and_be_the_fixed_one_of_another_run(tmp_path):
     file = tmp_path / "kept" / "idm.pt"
     first = small_run(tmp_path, mode="closeness", save_idm=file)
@@ -612,7 +621,10 @@ def test_data_of_something_else_is_refused(tmp_path):
         ({"env_id": "PointMass-v99"}, "cannot make 'PointMass-v99'"),
         ({"env_id": "CartPole-v1"}, "chooses a bounded vector"),
         ({"env_id": "Taxi-v4"}, "reads one vector"),
+        ({"env_id": "Hopper-v2"}, "cannot make 'Hopper-v2'"),
         ({"num_envs": 0}, "--num-envs must be at least 1"),
+        ({"learning_rate": -1.0}, "--learning-rate must not be negative"),
+        ({"gamma": 2.0}, "--gamma must be between 0 and 1"),
         ({"total_timesteps": 512}, "must be at least 640"),
         ({"goal_dim": 3}, "at most 2 numbers here: raise --goal-steps"),
         ({"goal_dim": 5, "goal_space": "delta"}, "at most 4 numbers here$"),
@@ -633,3 +645,5 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
     folder = small_run(tmp_path)
     with pytest.raises(CleanPokeError, match="--idm mlp, not transformer"):
         small_run(tmp_path, resume=folder, idm="transformer")
+    with pytest.raises(CleanPokeError, match="--num-envs 1, not 2"):
+        small_run(tmp_path, resume=folder, num_envs=2)

@@ -37,7 +37,7 @@ from cleanpoke.run import load_checkpoint, seed_everything
 from cleanpoke.terminal import Progress, StopSignal
 
 PLAYERS = ("ppo_goalsetter_idm", "ppo_carracing")
-"""Scripts whose checkpoints play: each has a function open_player(path, sampled)."""
+"""Scripts whose checkpoints play: each has a function open_player(path, sampled, encoder)."""
 
 
 @dataclass
@@ -127,7 +127,8 @@ def open_agent(args: Args, env: gym.Env) -> Agent:
     if script not in PLAYERS:
         expected = " or ".join(f"{name}.py" for name in PLAYERS)
         raise CleanPokeError(f"{path} was written by {script}.py: give a checkpoint of {expected}")
-    player = importlib.import_module(f"cleanpoke.{script}").open_player(path, sampled=args.sample)
+    encoder = env.encoder if args.store_latents else None
+    player = importlib.import_module(f"cleanpoke.{script}").open_player(path, args.sample, encoder)
     if player.env_id != args.env:
         raise CleanPokeError(f"{path} was trained in {player.env_id}, not {args.env}: give it as --env")
     return player

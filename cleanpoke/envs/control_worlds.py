@@ -43,7 +43,7 @@ def make_envs(env_id: str, num_envs: int, encoder_path: Path | None = None) -> S
         envs = gym.make_vec(
             env_id, num_envs, vectorization_mode="sync", vector_kwargs=options, wrappers=(Silent,)
         )
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
     seen, actions = envs.single_observation_space, envs.single_action_space
     if not (isinstance(seen, gym.spaces.Box) and len(seen.shape) == 1):
@@ -52,6 +52,8 @@ def make_envs(env_id: str, num_envs: int, encoder_path: Path | None = None) -> S
         )
     if not (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1 and actions.is_bounded()):
         raise CleanPokeError(f"{env_id} takes actions {actions}: this script chooses a bounded vector")
+    if envs.spec.max_episode_steps is None:
+        raise CleanPokeError(f"episodes of {env_id} may never end: register it with max_episode_steps")
     return envs
 
 

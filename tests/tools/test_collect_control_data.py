@@ -203,6 +203,10 @@ def test_latents_are_stored_instead_of_pictures(record, tmp_path):
         collect_control_data.main(
             Args("CarRacing-v3", tmp_path / "latents", store_latents=True, encoder_path=other)
         )
+    with pytest.raises(CleanPokeError, match="sees through an encoder with other weights"):
+        collect_control_data.main(
+            Args("CarRacing-v3", tmp_path / "others", **options | {"encoder_path": other})
+        )
 
 
 @pytest.mark.parametrize(

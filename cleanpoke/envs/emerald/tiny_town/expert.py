@@ -4,7 +4,9 @@
     action = expert.get_action(observation, info)      # of EmeraldEnv
 
 It knows the story and the ways between the maps; walls, rocks, the maze and where people stand it reads anew
-at each step, so that it can take over from any position, also one that somebody else has played into.
+at each step, so that it can take over from any position, also one that somebody else has played into. The
+maze is larger than the screen: there it keeps its right hand on the wall, as somebody could who sees no more
+than the screen. A shortest way could not be learned from pictures.
 """
 
 import re
@@ -20,6 +22,7 @@ from cleanpoke.envs.emerald.memory import GameState, has_flag
 
 FOLDER = Path(__file__).parent
 WAYS = {"DOWN": (0, 1), "UP": (0, -1), "LEFT": (-1, 0), "RIGHT": (1, 0)}
+CLOCKWISE = ("UP", "RIGHT", "DOWN", "LEFT")
 FACING = {1: "DOWN", 2: "UP", 3: "LEFT", 4: "RIGHT"}
 
 
@@ -61,6 +64,9 @@ class Goal(NamedTuple):
     tile: str | None = None
 
 
+MAZE = "WOODS"
+IN_SIGHT = 4
+"""Steps from which on a place in the maze is on the screen, and walked to straight."""
 STORY = (
     Goal("SET_WALL_CLOCK", "BEDROOM", tile="K"),
     Goal("MET_NEIGHBOUR", "NEIGHBOUR", person="OLD_MAN"),
@@ -130,20 +136,39 @@ class Expert:
         """The first button of a shortest way to one of these places, around people and closed tiles."""
         state, blocked = info["state"], info["map_blocked"].copy()
         height, width = blocked.shape
-        for one in info["objects"][1:]:
-            if 0 <= one.x < width and 0 <= one.y < height:
-                blocked[one.y, one.x] = True
-        avoided = {(x, y) for x, y, _ in self.world.warps[self.world.maps[state.map]]} - targets
-        first: dict[tuple[int, int], str] = {(state.x, state.y): ""}
-        queue = deque([(state.x, state.y)])
+        here = self.world.maps[state.map]
+        warps = {(x, y) for x, y, _ in self.world.warps[here]} - targets
+        for x, y in (*((one.x, one.y) for one in info["objects"][1:]), *warps):
+            if 0 <= x < width and 0 <= y < height:
+                blocked[y, x] = True
+
+        def open_ways(x: int, y: int) -> dict[str, tuple[int, int]]:
+            ways = {button: (x + dx, y + dy) for button, (dx, dy) in WAYS.items()}
+            return {
+                button: (x, y)
+                for button, (x, y) in ways.items()
+                if 0 <= x < width and 0 <= y < height and not blocked[y, x]
+            }
+
+        start = (state.x, state.y)
+        first, steps = {start: ""}, {start: 0}
+        queue = deque([start])
         while queue:
-            x, y = queue.popleft()
-            if (x, y) in targets and first[x, y]:
-                return first[x, y]
-            for button, (dx, dy) in WAYS.items():
-                place = (x + dx, y + dy)
-                inside = 0 <= place[0] < width and 0 <= place[1] < height
-                if inside and not blocked[place[1], place[0]] and place not in first and place not in avoided:
-                    first[place] = first[x, y] or button
-                    queue.append(place)
+            place = queue.popleft()
+            if place in targets and first[place]:
+                if here == MAZE and steps[place] > IN_SIGHT:
+                    return self._along_the_wall(state, open_ways(*start))
+                return first[place]
+            for button, neighbour in open_ways(*place).items():
+                if neighbour not in first:
+                    first[neighbour], steps[neighbour] = first[place] or button, steps[place] + 1
+                    queue.append(neighbour)
         return "A"
+
+    def _along_the_wall(self, state: GameState, ways: dict[str, tuple[int, int]]) -> str:
+        """Right if there is a way, else straight on, left, back. ways: the open ones."""
+        ahead = CLOCKWISE.index(FACING.get(state.facing, "UP"))
+        return next(
+            (CLOCKWISE[(ahead + turn) % 4] for turn in (1, 0, 3, 2) if CLOCKWISE[(ahead + turn) % 4] in ways),
+            "A",
+        )
