@@ -25,13 +25,14 @@ from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.playing import (
+    COMPARED,
+    TEST_GAMES,
     evaluate,
     load_weights,
     make_env,
     record_demonstrations,
-    scalars_of,
+    report,
     shrink,
-    summary_of,
 )
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
@@ -44,7 +45,7 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import Progress, StopSignal
 
-STATE_KEYS = ("network", "optimizer", "seconds", "data", "best")
+STATE_KEYS = ("network", "optimizer", "seconds", "data", "on_the_way")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
@@ -63,7 +64,7 @@ class Args:
     """Updates."""
     max_minutes: float = 20.0
     """Training ends after this time (without evaluations) if not before."""
-    save_every: int = 10_000
+    save_every: int = 2_000
     """Updates between checkpoints."""
     log_every: int = 20
     """Updates between points in TensorBoard."""
@@ -110,13 +111,11 @@ class Args:
 
     # Evaluation
     eval_every: int = 5_000
-    """Updates between evaluations by playing; there is one at the end in any case."""
+    """Updates between evaluations by playing. The one at the end plays other games than those on the way."""
     eval_episodes: int = 5
     """Episodes per evaluation; 0: none."""
     eval_max_steps: int = 1500
     """Longest episode."""
-    eval_temperature: float = 0.0
-    """0: the likeliest button; above: draw one, a little randomness gets out of corners."""
     eval_video: bool = False
     """Film the first episode of the last evaluation, into the run's folder."""
 
@@ -143,7 +142,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
 
 
 class Stage(nn.Module):
@@ -218,7 +217,15 @@ def load_data(paths: list[Path], args: Args, settings: dict[str, Any]) -> Data:
 
 
 def split(paths: list[Path], args: Args) -> tuple[list[Path], list[Path]]:
-    """Demonstrations to learn from and to measure on; whole episodes, the same ones in each run."""
+    """Demonstrations to learn from and to measure on; whole episodes, the same ones in each run.
+
+    Raises CleanPokeError if there are too few.
+    """
+    if args.num_episodes > len(paths):
+        raise CleanPokeError(
+            f"--num-episodes {args.num_episodes}: {args.data} holds {len(paths)} demonstrations; record more "
+            "with tools/collect_expert_data.py"
+        )
     chosen = paths[: args.num_episodes or len(paths)]
     held_out = paths[len(chosen) :] or chosen
     count = min(max(round(args.held_out * len(chosen)), 1), len(held_out)) if args.held_out else 0
@@ -244,10 +251,9 @@ def batches(size: int, batch_size: int, seed: int, step: int) -> Iterator[Tensor
 class Player:
     """Plays with a network: shrinks and stacks what it sees."""
 
-    def __init__(self, network: Network, args: Args, temperature: float, seed: int):
-        self.network, self.args, self.temperature = network, args, temperature
+    def __init__(self, network: Network, args: Args):
+        self.network, self.args = network, args
         self.device = next(network.parameters()).device
-        self.generator = torch.Generator().manual_seed(seed)
         self.begin()
 
     def begin(self) -> None:
@@ -265,14 +271,8 @@ class Player:
             return self.network(pictures, torch.tensor([self.previous], device=self.device))[0].cpu()
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
-        logits = self.logits(observation)
-        if self.temperature > 0:
-            shares = (logits / self.temperature).softmax(0)
-            action = int(torch.multinomial(shares, 1, generator=self.generator))
-        else:
-            action = int(logits.argmax())
-        self.previous = action
-        return action
+        self.previous = int(self.logits(observation).argmax())
+        return self.previous
 
 
 def open_player(path: Path) -> Player:
@@ -284,7 +284,7 @@ def open_player(path: Path) -> Player:
     args = saved_arguments(checkpoint, Args)
     network = Network(args).eval()
     load_weights(network, checkpoint)
-    return Player(network, args, args.eval_temperature, args.seed)
+    return Player(network, args)
 
 
 @torch.inference_mode()
@@ -340,7 +340,7 @@ def main(args: Args) -> None:
     size = [len(train_paths), len(data.labels)]
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     with Run(__file__, env.core.title.strip() or "Emerald", args, **options) as run, StopSignal() as stop:
-        seconds, best = 0.0, -math.inf
+        seconds, on_the_way = 0.0, []
         if run.checkpoint:
             state = run.checkpoint.state
             if state["data"] != size:
@@ -350,16 +350,16 @@ def main(args: Args) -> None:
                 )
             network.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
-            seconds, best = state["seconds"], state["best"]
+            seconds, on_the_way = state["seconds"], state["on_the_way"]
             restore_random_state(run.checkpoint.random_state)
         run.progress.print(f"{size[0]} demonstrations, {size[1]:,} steps, held out {len(held_out_paths)}")
 
         def save() -> None:
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save(step, state | {"seconds": seconds, "data": size, "best": best})
+            run.save(step, state | {"seconds": seconds, "data": size, "on_the_way": on_the_way})
 
         step = run.start_step
-        deal = batches(size[1], args.batch_size, args.seed, step)
+        deal, player = batches(size[1], args.batch_size, args.seed, step), Player(network, args)
         is_over = step >= args.total_steps or seconds >= 60 * args.max_minutes
         while not is_over:
             # One update
@@ -385,24 +385,29 @@ def main(args: Args) -> None:
             run.progress.update(step, args.total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
             if held_out and (is_over or step % args.eval_every == 0):
                 run.log(step - 1, measure(network, held_out, args, device))
+            if args.eval_episodes and not is_over and step % args.eval_every == 0:
+                network.eval()
+                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
+                network.train()
+                if not stop:
+                    report(run, step, result, f"update {step:,}")
+                    row = {"step": step, "labels": size[1], **{name: result[name] for name in COMPARED}}
+                    if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
+                        run.save_best(step, {"network": network.state_dict(), "result": result})
+                    on_the_way.append(row)
+                is_over = bool(stop)
             if is_over or step % args.save_every == 0:
                 save()
-            if args.eval_episodes and not stop and (is_over or step % args.eval_every == 0):
-                film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
-                player = Player(network, args, args.eval_temperature, args.seed)
-                network.eval()
-                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop), film)
-                network.train()
-                if stop:
-                    save()
-                    break
-                run.log(step - 1, scalars_of(result))
-                run.progress.print(f"update {step:,}: {summary_of(result)}")
-                if result["return"] >= best:
-                    best = result["return"]
-                    run.save_json("evaluation.json", {"step": step, "labels": size[1], **result})
-                    run.save_best(step, {"network": network.state_dict(), "result": result})
-                    save()  # a resumed run must know the best
+
+        # In the end, games that nothing was chosen by
+        if args.eval_episodes and not stop:
+            film = run.folder / "evaluation.mp4" if args.eval_video else None
+            network.eval()
+            result = evaluate(player, env, args.eval_episodes, lambda: bool(stop), film, TEST_GAMES)
+            if not stop:
+                report(run, step, result, f"update {step:,}, other games", "test")
+                about = {"step": step, "labels": size[1], "on_the_way": on_the_way}
+                run.save_json("evaluation.json", about | result)
     env.close()
 
 

@@ -26,13 +26,15 @@ from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.playing import (
+    COMPARED,
+    NOISE,
+    TEST_GAMES,
     evaluate,
     load_agent,
     load_weights,
     make_env,
-    scalars_of,
+    report,
     small_pictures,
-    summary_of,
     variants_of,
 )
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
@@ -47,7 +49,7 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import StopSignal
 
-STATE_KEYS = ("network", "optimizer", "seconds", "best")
+STATE_KEYS = ("network", "optimizer", "seconds", "on_the_way")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
@@ -62,11 +64,11 @@ class Args:
     """Checkpoint or run folder to continue, with its arguments where you give no others."""
     runs: Path = Path("runs")
     """Where the run's own folder goes, with the labelled screens in it."""
-    iterations: int = 20
+    iterations: int = 60
     """Rounds of playing and learning."""
     steps_per_iteration: int = 1000
     """Screens that the expert labels in each round, over all games."""
-    updates_per_iteration: int = 1000
+    updates_per_iteration: int = 500
     max_minutes: float = 20.0
     """The run ends after this time (without evaluations) if not before."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -93,7 +95,8 @@ class Args:
 
     # Mixture
     beta: float = 0.7
-    """Round i presses the expert's button with probability beta to the power of i, else the learner's."""
+    """Round i presses the expert's button with probability beta to the power of i, else the learner's. (In
+    one step of twenty a random one, as in evaluations.)"""
 
     # Network
     height: int = 84
@@ -109,13 +112,11 @@ class Args:
 
     # Evaluation
     eval_every: int = 5
-    """Rounds between evaluations by playing; there is one at the end in any case."""
+    """Rounds between evaluations by playing. The one at the end plays other games than those on the way."""
     eval_episodes: int = 5
     """Episodes per evaluation; 0: none."""
     eval_max_steps: int = 1500
     """Longest episode."""
-    eval_temperature: float = 0.0
-    """0: the likeliest button; above: draw one."""
     eval_video: bool = False
     """Film the first episode of the last evaluation, into the run's folder."""
 
@@ -142,7 +143,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
 
 
 class Stage(nn.Module):
@@ -226,10 +227,9 @@ class Labelled:
 class Player:
     """Presses the button that the network holds for the expert's."""
 
-    def __init__(self, network: Network, args: Args, temperature: float, seed: int):
-        self.network, self.args, self.temperature = network, args, temperature
+    def __init__(self, network: Network, args: Args):
+        self.network, self.args = network, args
         self.device = next(network.parameters()).device
-        self.generator = torch.Generator().manual_seed(seed)
 
     def begin(self) -> None:
         """Nothing to forget."""
@@ -238,11 +238,8 @@ class Player:
     def choose(self, pictures: np.ndarray) -> np.ndarray:
         """(N, h, w, 3) uint8, shrunk, to buttons (N,)."""
         with autocast(self.device, self.args.bf16):
-            logits = self.network(torch.from_numpy(pictures).to(self.device)).cpu()
-        if self.temperature > 0:
-            shares = (logits / self.temperature).softmax(1)
-            return torch.multinomial(shares, 1, generator=self.generator).squeeze(1).numpy()
-        return logits.argmax(1).numpy()
+            logits = self.network(torch.from_numpy(pictures).to(self.device))
+        return logits.argmax(1).cpu().numpy()
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
         return int(self.choose(small_pictures(observation[None], self.args.height, self.args.width))[0])
@@ -257,7 +254,7 @@ def open_player(path: Path) -> Player:
     args = saved_arguments(checkpoint, Args)
     network = Network(args).eval()
     load_weights(network, checkpoint)
-    return Player(network, args, args.eval_temperature, args.seed)
+    return Player(network, args)
 
 
 def roll_out(
@@ -278,8 +275,10 @@ def roll_out(
         )
         chosen = player.choose(pictures)
         beta = yield pictures, labels, float((chosen == labels).mean())
-        is_expert = rng.random(envs.num_envs) < beta
-        screens, _, _, _, infos = envs.step(np.where(is_expert, labels, chosen))
+        pressed = np.where(rng.random(envs.num_envs) < beta, labels, chosen)
+        is_random = rng.random(envs.num_envs) < NOISE
+        pressed = np.where(is_random, rng.integers(NUM_ACTIONS, size=envs.num_envs), pressed)
+        screens, _, _, _, infos = envs.step(pressed)
 
 
 # --- Training ---------------------------------------------------------------------------------------------
@@ -305,12 +304,12 @@ def main(args: Args) -> None:
     )
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     with Run(__file__, env.core.title.strip() or "Emerald", args, **options) as run, StopSignal() as stop:
-        seconds, best = 0.0, -math.inf
+        seconds, on_the_way = 0.0, []
         if run.checkpoint:
             state = run.checkpoint.state
             network.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
-            seconds, best = state["seconds"], state["best"]
+            seconds, on_the_way = state["seconds"], state["on_the_way"]
             restore_random_state(run.checkpoint.random_state)
         picture = (args.height, args.width, 3)
         data = Labelled(run.folder / "labelled", places, picture, rounds=run.start_step)
@@ -321,14 +320,14 @@ def main(args: Args) -> None:
             variant=variants_of(rom_path),
             max_steps=args.max_steps,
         )
-        player = Player(network, args, 0.0, args.seed)
+        player = Player(network, args)
         iteration, total_updates = run.start_step, args.iterations * args.updates_per_iteration
         games = roll_out(envs, expert, player, args, seed=1000 * args.seed + iteration)
         labelled = next(games)
 
         def save() -> None:
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save(iteration, state | {"seconds": seconds, "best": best})
+            run.save(iteration, state | {"seconds": seconds, "on_the_way": on_the_way})
 
         is_over = iteration >= args.iterations or seconds >= 60 * args.max_minutes
         while not is_over:
@@ -387,21 +386,27 @@ def main(args: Args) -> None:
             if agreements:
                 metrics["charts/agreement"] = float(np.mean(agreements))
             run.log(iteration - 1, metrics)
+            if args.eval_episodes and not is_over and iteration % args.eval_every == 0:
+                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
+                if not stop:
+                    report(run, iteration, result, f"round {iteration}, {data.count:,} labels")
+                    row = {"step": iteration, "labels": data.count}
+                    row |= {name: result[name] for name in COMPARED}
+                    if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
+                        run.save_best(iteration, {"network": network.state_dict(), "result": result})
+                    on_the_way.append(row)
+                is_over = bool(stop)
             save()
-            if args.eval_episodes and (is_over or iteration % args.eval_every == 0):
-                film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
-                judge = Player(network, args, args.eval_temperature, args.seed)
-                result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop), film)
-                if stop:
-                    break
-                run.log(iteration - 1, scalars_of(result))
-                run.progress.print(f"round {iteration}, {data.count:,} labels: {summary_of(result)}")
-                if result["return"] >= best:
-                    best = result["return"]
-                    run.save_json("evaluation.json", {"step": iteration, "labels": data.count, **result})
-                    run.save_best(iteration, {"network": network.state_dict(), "result": result})
-                    save()  # a resumed run must know the best
         envs.close()
+
+        # In the end, games that nothing was chosen by
+        if args.eval_episodes and not stop:
+            film = run.folder / "evaluation.mp4" if args.eval_video else None
+            result = evaluate(player, env, args.eval_episodes, lambda: bool(stop), film, TEST_GAMES)
+            if not stop:
+                report(run, iteration, result, f"{data.count:,} labels, other games", "test")
+                about = {"step": iteration, "labels": data.count, "on_the_way": on_the_way}
+                run.save_json("evaluation.json", about | result)
     env.close()
 
 

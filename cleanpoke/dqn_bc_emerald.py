@@ -26,14 +26,15 @@ from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.playing import (
+    COMPARED,
+    TEST_GAMES,
     evaluate,
     load_weights,
     make_env,
     record_demonstrations,
-    scalars_of,
+    report,
     shrink,
     small_pictures,
-    summary_of,
     variants_of,
 )
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
@@ -48,7 +49,7 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import StopSignal
 
-STATE_KEYS = ("network", "target", "optimizer", "seconds", "data", "best", "env_steps")
+STATE_KEYS = ("network", "target", "optimizer", "seconds", "data", "on_the_way", "env_steps")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
@@ -63,13 +64,13 @@ class Args:
     """Checkpoint or run folder to continue, with its arguments where you give no others."""
     runs: Path = Path("runs")
     """Where the run's own folder goes, with the replay memory in it."""
-    offline_steps: int = 8_000
+    offline_steps: int = 2_000
     """Updates from the demonstrations alone."""
     online_steps: int = 40_000
     """Updates while it plays."""
     max_minutes: float = 20.0
     """Training ends after this time (without evaluations) if not before."""
-    save_every: int = 5_000
+    save_every: int = 2_000
     """Updates between checkpoints."""
     log_every: int = 20
     """Updates between points in TensorBoard."""
@@ -93,10 +94,11 @@ class Args:
     """Learn from so many demonstrations of the folder; 0: all."""
     num_envs: int = 8
     """Games at once."""
-    max_steps: int = 1000
-    """Longest game in training."""
+    max_steps: int = 300
+    """Longest game in training. Values go on beyond its end, which costs nothing but a new beginning."""
     curriculum: bool = True
-    """Half of the games in training begin at a milestone that the same console reached before."""
+    """Half of the games in training begin at a milestone that a demonstration, or the same console, has
+    reached before."""
 
     # Network
     height: int = 84
@@ -112,7 +114,7 @@ class Args:
     gamma: float = 0.99
     n_step: int = 10
     """Rewards that a target adds up before it asks the target network."""
-    target_every: int = 500
+    target_every: int = 100
     """Updates between copies of the network to the target network."""
     huber_delta: float = 1.0
     """Temporal-difference errors above it count linearly."""
@@ -147,13 +149,11 @@ class Args:
 
     # Evaluation
     eval_every: int = 8_000
-    """Updates between evaluations by playing; there is one at the end in any case."""
+    """Updates between evaluations by playing. The one at the end plays other games than those on the way."""
     eval_episodes: int = 5
     """Episodes per evaluation; 0: none."""
     eval_max_steps: int = 1500
     """Longest episode of an evaluation."""
-    eval_epsilon: float = 0.02
-    """Probability of a random button in evaluations: a little gets out of corners."""
     eval_video: bool = False
     """Film the first episode of the last evaluation, into the run's folder."""
 
@@ -168,7 +168,7 @@ def check(args: Args) -> None:
     for name in ("seed", "offline_steps", "online_steps", "num_episodes", "eval_episodes"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
-    for name in ("demo_share", "epsilon", "epsilon_end", "eval_epsilon", "gamma", "importance"):
+    for name in ("demo_share", "epsilon", "epsilon_end", "gamma", "importance"):
         if not 0 <= getattr(args, name) <= 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be between 0 and 1")
     if args.offline_steps + args.online_steps < 1:
@@ -194,7 +194,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
 
 
 class Stage(nn.Module):
@@ -210,7 +210,11 @@ class Stage(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """ImpalaCNN (Espeholt et al. 2018): a picture to the value of each button."""
+    """ImpalaCNN (Espeholt et al. 2018): a picture to the value of each button.
+
+    The last layer gives the value of the state, and what each button adds to it (Wang et al. 2016): the first
+    changes by whole milestones, the second by hundredths.
+    """
 
     def __init__(self, args: Args):
         super().__init__()
@@ -220,14 +224,17 @@ class QNetwork(nn.Module):
         for _ in CHANNELS:
             height, width = -(-height // 2), -(-width // 2)
         self.hidden = nn.Linear(CHANNELS[-1] * height * width, args.hidden)
-        self.head = nn.Linear(args.hidden, NUM_ACTIONS)
+        self.head = nn.Linear(args.hidden, 1 + NUM_ACTIONS)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """pictures (B, h, w, 3) uint8; values (B, A) float32."""
         # Stored as they lie on the screen, which is the channels-last layout that convolutions want.
         x = pictures.movedim(-1, 1).float().div(255)
         x = F.relu(self.stages(x)).flatten(1)
-        return self.head(F.relu(self.hidden(x))).float()
+        x = F.relu(self.hidden(x)).float()
+        with torch.autocast(x.device.type, enabled=False):  # buttons differ by hundredths
+            value, advantages = self.head(x).split([1, NUM_ACTIONS], 1)
+        return value + advantages - advantages.mean(1, keepdim=True)
 
 
 # --- Replay memory ----------------------------------------------------------------------------------------
@@ -420,9 +427,9 @@ def imitation_loss(values: Tensor, labels: Tensor, args: Args) -> Tensor:
 
 
 class Player:
-    """Presses the most valuable button, now and then a random one."""
+    """Presses the most valuable button, or, with probability epsilon, any."""
 
-    def __init__(self, network: QNetwork, args: Args, epsilon: float, seed: int):
+    def __init__(self, network: QNetwork, args: Args, epsilon: float = 0.0, seed: int = 0):
         self.network, self.args, self.epsilon = network, args, epsilon
         self.device = next(network.parameters()).device
         self.rng = np.random.default_rng(seed)
@@ -452,7 +459,7 @@ def open_player(path: Path) -> Player:
     args = saved_arguments(checkpoint, Args)
     network = QNetwork(args).eval()
     load_weights(network, checkpoint)
-    return Player(network, args, args.eval_epsilon, args.seed)
+    return Player(network, args)
 
 
 class Games:
@@ -497,7 +504,7 @@ def main(args: Args) -> None:
     place = start(args.device, args.threads)
     device = place.device
     env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
-    episodes = []
+    episodes, logs = [], []
     if args.demo_share:
         if not any(args.data.glob("*.npz")):
             record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
@@ -509,6 +516,8 @@ def main(args: Args) -> None:
             )
         for path in paths[: args.num_episodes or len(paths)]:
             episodes.append(demos.load_matching(path, demos.settings_of(env)))
+            if path.with_suffix(".demo").exists():
+                logs.append(demos.load_log(path.with_suffix(".demo")))
     places = sum(len(episode) + 1 for episode in episodes)
 
     seed_everything(args.seed)
@@ -520,7 +529,7 @@ def main(args: Args) -> None:
     data = [len(episodes), places]
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     with Run(__file__, env.core.title.strip() or "Emerald", args, **options) as run, StopSignal() as stop:
-        seconds, best, env_steps = 0.0, -math.inf, 0
+        seconds, on_the_way, env_steps = 0.0, [], 0
         if run.checkpoint:
             state = run.checkpoint.state
             if state["data"] != data:
@@ -531,21 +540,23 @@ def main(args: Args) -> None:
             network.load_state_dict(state["network"])
             target.load_state_dict(state["target"])
             optimizer.load_state_dict(state["optimizer"])
-            seconds, best, env_steps = state["seconds"], state["best"], state["env_steps"]
+            seconds, on_the_way, env_steps = state["seconds"], state["on_the_way"], state["env_steps"]
             restore_random_state(run.checkpoint.random_state)
         picture = (args.height, args.width, 3)
         memory = Memory(run.folder / "memory", places, args.num_envs, args.memory_size, picture)
         if memory.is_new:
             memory.add_demonstrations(episodes, args.height, args.width)
-        run.progress.print(f"{data[0]} demonstrations, {places - data[0]:,} steps")
+        labels = places - data[0]
+        run.progress.print(f"{data[0]} demonstrations, {labels:,} steps")
 
         def save() -> None:
             state = {"network": network.state_dict(), "target": target.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "seconds": seconds, "data": data}
-            run.save(step, state | {"best": best, "env_steps": env_steps})
+            run.save(step, state | {"on_the_way": on_the_way, "env_steps": env_steps})
 
         step, total_steps = run.start_step, args.offline_steps + args.online_steps
         games, ended = None, []
+        judge = Player(network, args)
         is_over = step >= total_steps or seconds >= 60 * args.max_minutes
         while not is_over:
             began = time.monotonic()
@@ -565,6 +576,10 @@ def main(args: Args) -> None:
                         max_steps=args.max_steps,
                         curriculum=args.curriculum,
                     )
+                    for log in logs if args.curriculum else ():
+                        console = demos.env_of(log, args.rom_path or TINY_TOWN)
+                        envs.call("remember", demos.milestone_states(log, console))
+                        console.close()
                     games = Games(envs, memory, args, seed=int(rng.integers(2**30)))
                     player = Player(network, args, args.epsilon, args.seed + step)
                 player.epsilon = args.epsilon + progress * (args.epsilon_end - args.epsilon)
@@ -624,24 +639,28 @@ def main(args: Args) -> None:
                 "updates/s": updates_per_second,
             }
             run.progress.update(step, total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
+            if args.eval_episodes and not is_over and step % args.eval_every == 0:
+                result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop))
+                if not stop:
+                    report(run, step, result, f"update {step:,}, {env_steps:,} own steps")
+                    row = {"step": step, "labels": labels, **{name: result[name] for name in COMPARED}}
+                    if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
+                        run.save_best(step, {"network": network.state_dict(), "result": result})
+                    on_the_way.append(row)
+                is_over = bool(stop)
             if is_over or step % args.save_every == 0:
                 save()
-            if args.eval_episodes and not stop and (is_over or step % args.eval_every == 0):
-                film = run.folder / "evaluation.mp4" if args.eval_video and is_over else None
-                judge = Player(network, args, args.eval_epsilon, args.seed)
-                result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop), film)
-                if stop:
-                    save()
-                    break
-                run.log(step - 1, scalars_of(result))
-                run.progress.print(f"update {step:,}, {env_steps:,} own steps: {summary_of(result)}")
-                if result["return"] >= best:
-                    best = result["return"]
-                    run.save_json("evaluation.json", {"step": step, "env_steps": env_steps, **result})
-                    run.save_best(step, {"network": network.state_dict(), "result": result})
-                    save()  # a resumed run must know the best
         if games is not None:
             games.envs.close()
+
+        # In the end, games that nothing was chosen by
+        if args.eval_episodes and not stop:
+            film = run.folder / "evaluation.mp4" if args.eval_video else None
+            result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop), film, TEST_GAMES)
+            if not stop:
+                report(run, step, result, f"update {step:,}, other games", "test")
+                about = {"step": step, "labels": labels, "env_steps": env_steps, "on_the_way": on_the_way}
+                run.save_json("evaluation.json", about | result)
     env.close()
 
 

@@ -64,7 +64,7 @@ def test_playing_computes_what_training_computes(folder, tmp_path, changes):
     episode = demos.load_episode(path)
     data = bc_emerald.load_data([path], args, SETTINGS)
     trained = network(*data.rows(torch.arange(20), args.frame_stack)[:2])
-    player = Player(network, args, 0.0, 1)
+    player = Player(network, args)
     for step in range(20):
         assert torch.allclose(player.logits(episode.observations[step]), trained[step], atol=1e-4)
         player.previous = int(episode.actions[step])
@@ -93,6 +93,8 @@ def test_whole_episodes_are_held_out(folder):
     paths = [Path(str(number)) for number in range(10)]
     train, held_out = bc_emerald.split(paths, Args(held_out=0.2))
     assert (train, held_out) == (paths[:8], paths[8:])
+    with pytest.raises(CleanPokeError, match="--num-episodes 11: .* holds 10 demonstrations; record more"):
+        bc_emerald.split(paths, Args(num_episodes=11))
     train, held_out = bc_emerald.split(paths, Args(held_out=0.2, num_episodes=5))
     assert train == paths[:5] and held_out and not set(train) & set(held_out)
 
@@ -158,10 +160,15 @@ def test_it_learns_to_leave_the_house(tmp_path):
     args = Args(data=tmp_path / "data", runs=tmp_path / "runs", learning_rate=1e-3)
     record_demonstrations(args.data, None, 25, seed=1, max_steps=50)
     args = dataclasses.replace(args, height=40, width=40, batch_size=32, total_steps=700, threads=1)
-    args = dataclasses.replace(args, eval_episodes=4, eval_max_steps=80, eval_every=10_000)
-    bc_emerald.main(dataclasses.replace(args, eval_temperature=1.0))
+    args = dataclasses.replace(args, eval_episodes=4, eval_max_steps=80, eval_every=400)
+    bc_emerald.main(args)
     (run,) = (tmp_path / "runs").iterdir()
     result = json.loads((run / "evaluation.json").read_text())
+    assert [row["step"] for row in result["on_the_way"]] == [400]
     assert result["episodes"] == 4
     assert result["milestones"] >= 4  # the clock and downstairs; random play stays in the bedroom
-    assert (run / "best.pt").exists()
+    assert load_checkpoint(run / "best.pt").step == 400
+    # A run that was cut off before its last evaluation makes up for it.
+    (run / "evaluation.json").unlink()
+    bc_emerald.main(dataclasses.replace(args, resume=run))
+    assert json.loads((run / "evaluation.json").read_text()) == result

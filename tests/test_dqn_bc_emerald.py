@@ -297,7 +297,7 @@ def test_it_learns_to_leave_the_house(tmp_path):
     args.offline_steps, args.online_steps, args.batch_size, args.learning_rate = 600, 60, 32, 1e-3
     args.num_envs, args.steps_per_update, args.max_steps, args.memory_size = 4, 4, 80, 2000
     args.save_every = args.eval_every = 10_000
-    args.eval_episodes, args.eval_max_steps, args.eval_epsilon = 4, 80, 0.1
+    args.eval_episodes, args.eval_max_steps = 4, 80
     dqn_bc_emerald.main(args)
     (run,) = tmp_path.glob("dqn_bc_emerald__*")
     result = json.loads((run / "evaluation.json").read_text())

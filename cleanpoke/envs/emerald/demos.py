@@ -440,3 +440,16 @@ def play_again(log: Log, env: EmeraldEnv, on_step: Callable[[int], None] = lambd
             )
         on_step(step)
     return recorder
+
+
+def milestone_states(log: Log, env: EmeraldEnv) -> dict[str, list[SaveState]]:
+    """The states just after each milestone of a log, but for one that ended it; as `play_again`."""
+    states: dict[str, list[SaveState]] = {}
+
+    def remember(step: int) -> None:
+        for name in env.progress.reached if 0 < step < len(log.actions) else ():
+            if name not in log.start.milestones and name not in states:
+                states[name] = [env.save_state()]
+
+    play_again(log, env, remember)
+    return states

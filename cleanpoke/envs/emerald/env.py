@@ -38,6 +38,8 @@ BOOT_FRAMES = 90
 """Until the title of Tiny Town stands."""
 MAX_BEGINNINGS = 24
 """How many states an environment remembers with their first frame, 1 MB each."""
+MILESTONE_STATES = 4
+"""How many states of each milestone a curriculum remembers, 400 KB each."""
 NOOP = "NOOP"
 Variant = int | Literal["random"]
 
@@ -111,8 +113,8 @@ class EmeraldEnv(gym.Env):
         self.buttons = (*BUTTONS, NOOP) if with_noop else BUTTONS
         self.max_steps, self.step_cost, self.curriculum = max_steps, step_cost, curriculum
         self.render_mode = render_mode
-        self.milestone_states: dict[str, SaveState] = {}
-        """Name to a state just after some episode reached it, for the curriculum."""
+        self.milestone_states: dict[str, list[SaveState]] = {}
+        """Name to the last few states just after an episode reached it, for the curriculum."""
         self.start: SaveState | None = None
         """Where the episode began: `reset` with it begins the same one."""
         self.on_frame: Callable[[], None] | None = None
@@ -136,7 +138,8 @@ class EmeraldEnv(gym.Env):
         drawn = self._draw_variant()  # always, so that options do not change the episodes after
         if state is None and self.curriculum and self.milestone_states and self.np_random.random() < 0.5:
             name = list(self.milestone_states)[self.np_random.integers(len(self.milestone_states))]
-            state = self.milestone_states[name]
+            states = self.milestone_states[name]
+            state = states[self.np_random.integers(len(states))]
         is_remembered = True
         if state is None:
             variant = int(options.get("variant", drawn))
@@ -204,15 +207,19 @@ class EmeraldEnv(gym.Env):
         self.steps += 1
         look = memory.read_state(self.core)
         new = self.progress.update(self.core, look, self.steps)
-        if self.curriculum:
-            for name in new:
-                self.milestone_states[name] = self.save_state()
         reward = len(new) - self.step_cost
         terminated = "STONE_BADGE" in self.progress.reached
+        if self.curriculum and new and not terminated:  # there is nothing to do in a game that is won
+            self.remember({name: [self.save_state()] for name in new})
         truncated = not terminated and self.steps >= self.max_steps
         if self.render_mode == "human":
             self.render()
         return self._observation(), reward, terminated, truncated, self._info(look, new)
+
+    def remember(self, states: dict[str, list[SaveState]]) -> None:
+        """More states for the curriculum, by the milestone that they stand at; the oldest make room."""
+        for name, more in states.items():
+            self.milestone_states[name] = (self.milestone_states.get(name, []) + more)[-MILESTONE_STATES:]
 
     def _run(self, frames: int, drawn: int = 1) -> None:
         if self.on_frame is None:

@@ -17,19 +17,25 @@ from torch import Tensor, nn
 
 from cleanpoke.envs.agent_files import make_agent
 from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.errors import CleanPokeError
-from cleanpoke.run import Checkpoint
+from cleanpoke.run import Checkpoint, Run
 from cleanpoke.terminal import Progress, StopSignal
 from cleanpoke.watch import Video, labelled
 
 EVALUATION_SEED = 2**31
 """Evaluations begin with other seeds than any demonstration."""
+TEST_GAMES = 1000
+"""Games from this number on are for the end of a run; evaluations on the way play those before."""
 NOISE = 0.05
-"""Share of random buttons in the demonstrations that a script records itself."""
+"""Share of random buttons in demonstrations that a script records itself, and in evaluations: who always
+presses the same button before the same screen would stand for ever where that leads nowhere."""
 MAX_DEMONSTRATION_STEPS = 1500
+COMPARED = ("return", "milestones", "success")
+"""What runs keep of evaluations on the way."""
 
 
 class Player(Protocol):
@@ -97,13 +103,17 @@ def make_env(rom_path: Path | None, start_state: Path | None, max_steps: int) ->
 
 
 def play_episode(
-    env: EmeraldEnv, player: Any, seed: int
+    env: EmeraldEnv, player: Player, number: int
 ) -> Iterator[tuple[np.ndarray, float, dict[str, Any]]]:
-    """(screen, reward, info) after each step of one episode."""
-    observation, info = env.reset(seed=seed)
+    """(screen, reward, info) after each step of the evaluation's game with this number."""
+    generator = np.random.default_rng((EVALUATION_SEED, number))
+    observation, info = env.reset(seed=EVALUATION_SEED + number)
+    player.begin()
     while True:
-        step = env.step(player.get_action(observation, info))
-        observation, reward, terminated, truncated, info = step
+        action = player.get_action(observation, info)
+        if generator.random() < NOISE:
+            action = int(generator.integers(len(BUTTONS)))
+        observation, reward, terminated, truncated, info = env.step(action)
         yield observation, reward, info
         if terminated or truncated:
             return
@@ -115,21 +125,21 @@ def evaluate(
     episodes: int,
     should_stop: Callable[[], bool],
     film: Path | None = None,
+    first: int = 0,
 ) -> dict[str, Any]:
     """Plays episodes that no demonstration shows, always the same ones; an interrupted one does not count.
 
-    Returns means, each milestone's share, and the milestones of every episode. film: where to put a video of
-    the first.
+    Returns means, each milestone's share, and the milestones of every episode. first: number of the first
+    game; film: where to put a video of it.
     """
     returns, lengths, counts, successes = [], [], [], 0
     reached = dict.fromkeys(NAMES, 0)
     with Video(film) if film else contextlib.nullcontext() as video:
-        for number in range(episodes):
-            player.begin()
+        for number in range(first, first + episodes):
             total, length, info = 0.0, 0, {"milestones": []}
-            for screen, reward, info in play_episode(env, player, EVALUATION_SEED + number):
+            for screen, reward, info in play_episode(env, player, number):
                 total, length = total + reward, length + 1
-                if video and number == 0:
+                if video and number == first:
                     video.add(labelled(screen, [f"step {length}   milestones {len(info['milestones'])}"]))
                 if should_stop():
                     break
@@ -152,16 +162,13 @@ def evaluate(
     } | {f"reached_{name}": count / played for name, count in reached.items()}
 
 
-def scalars_of(result: dict[str, Any]) -> dict[str, float]:
-    """What TensorBoard shows of an evaluation."""
-    return {f"eval/{name}": value for name, value in result.items() if not isinstance(value, list)}
-
-
-def summary_of(result: dict[str, Any]) -> str:
-    """An evaluation in one line."""
-    return (
-        f"{result['milestones']:.1f} of {len(NAMES)} milestones, {result['success']:.0%} to the end, "
-        f"return {result['return']:.2f}"
+def report(run: Run, step: int, result: dict[str, Any], about: str, kind: str = "eval") -> None:
+    """Prints an evaluation, and shows it in TensorBoard; kind: eval on the way, test at the end."""
+    scalars = {f"{kind}/{name}": value for name, value in result.items() if not isinstance(value, list)}
+    run.log(max(step - 1, 0), scalars)
+    run.progress.print(
+        f"{about}: {result['milestones']:.1f} of {len(NAMES)} milestones, {result['success']:.0%} to the "
+        f"end, return {result['return']:.2f}"
     )
 
 

@@ -53,6 +53,19 @@ def test_a_log_plays_again_to_the_same_pictures(recorded):
     assert again.rewards.tolist() == np.array(recorder.rewards, np.float32).tolist()
 
 
+def test_games_can_begin_at_the_milestones_of_a_log(recorded):
+    path, recorder = recorded
+    states = demos.milestone_states(demos.load_log(path.with_suffix(".demo")), EmeraldEnv(max_steps=150))
+    reached = [(name, step) for step, info in enumerate(recorder.infos) for name in info["new_milestones"]]
+    assert list(states) == [name for name, _ in reached] and len(states) > 2
+    env = EmeraldEnv(curriculum=True)
+    env.remember(states)
+    for (name, (state,)), (_, step) in zip(states.items(), reached, strict=True):
+        _, info = env.reset(options={"state": state})
+        assert name in info["milestones"] and info["new_milestones"] == []
+        assert info["state"].map == tuple(recorder.infos[step]["map"]), (name, recorder.infos[step])
+
+
 def test_a_log_that_does_not_fit_is_told(recorded, tmp_path):
     path, _ = recorded
     columns = episode_files.read_npz(path.with_suffix(".demo"))

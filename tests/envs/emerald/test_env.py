@@ -84,12 +84,25 @@ def test_episodes_begin_at_a_state_and_what_it_has_reached_pays_nothing():
     observation, info = env.reset(seed=0)
     while "STARTER_CHOSEN" not in info["milestones"]:
         observation, _, _, _, info = env.step(expert.get_action(observation, info))
-    state = env.milestone_states["STARTER_CHOSEN"]
+    (state,) = env.milestone_states["STARTER_CHOSEN"]
     observation, info = env.reset(options={"state": state})
     assert "STARTER_CHOSEN" in info["milestones"] and info["new_milestones"] == [] and info["steps"] == 0
     assert len(info["state"].party) == 1
     begun = {tuple(env.reset()[1]["milestones"]) for _ in range(40)}
     assert len(begun) > 3 and () in begun  # half of the time at some milestone
+
+
+def test_a_curriculum_remembers_the_last_states_and_none_that_is_won():
+    env = EmeraldEnv(curriculum=True)
+    env.reset(seed=0)
+    states = [env.save_state()]
+    for _ in range(5):
+        env.step(env.buttons.index("START"))
+        states.append(env.save_state())
+    env.remember({"GAME_STARTED": states[:2]})
+    env.remember({"GAME_STARTED": states[2:]})
+    assert env.milestone_states["GAME_STARTED"] == states[2:]
+    assert env.reset(seed=1)[1]["steps"] == 0
 
 
 def test_a_state_begins_the_same_episode_however_often():

@@ -64,6 +64,21 @@ def test_the_expert_reaches_every_milestone(variant):
     assert info["state"].badges == 1 and info["state"].party[0].species == 1
 
 
+def test_in_the_maze_the_expert_needs_no_more_than_the_screen():
+    env, expert, seen = EmeraldEnv(max_steps=1500), Expert(), 0
+    observation, info = env.reset(options={"variant": 3})
+    while seen < 60:
+        button = expert.button(info)
+        state = info["state"]
+        if state is not None and state.map == (24, 11) and not state.text and not state.in_battle:
+            y, x = np.indices(info["map_blocked"].shape)
+            is_visible = (abs(x - state.x) <= 7) & (abs(y - state.y) <= 3)
+            elsewhere = np.where(is_visible, info["map_blocked"], False)
+            assert expert.button(info | {"map_blocked": elsewhere}) == button
+            seen += 1
+        observation, _, _, _, info = env.step(env.buttons.index(button))
+
+
 def test_variants_differ_and_repeat():
     def beginning(variant: int) -> tuple:
         env = EmeraldEnv()

@@ -65,7 +65,7 @@ class Goal(NamedTuple):
 
 
 MAZE = "WOODS"
-IN_SIGHT = 4
+IN_SIGHT = 3
 """Steps from which on a place in the maze is on the screen, and walked to straight."""
 STORY = (
     Goal("SET_WALL_CLOCK", "BEDROOM", tile="K"),
