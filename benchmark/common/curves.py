@@ -1,6 +1,7 @@
 """Learning curves as pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,22 +26,36 @@ def draw_curves(
     path: Path, title: str, curves: dict[str, list[tuple[np.ndarray, np.ndarray]]], levels: dict[str, float]
 ) -> None:
     """A line (steps, values) for each run, one colour for each label; levels: dashed lines across."""
-    try:
-        import matplotlib
-    except ImportError:
-        print(f"no picture {path}: pip install -r benchmark/requirements.txt")
+    if not (axes := new_picture(path)):
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for index, (label, runs) in enumerate(curves.items()):
         for number, (steps, values) in enumerate(runs):
             axes.plot(steps, values, color=f"C{index}", alpha=0.8, label=None if number else label)
     for label, level in levels.items():
         axes.axhline(level, color="grey", linestyle="--", linewidth=1, label=label)
     axes.set(title=title, xlabel="decisions", ylabel="mean return of the games that ended")
+    save_picture(axes, path, "learning curves")
+
+
+def new_picture(path: Path) -> Any | None:
+    """Axes to draw on; without matplotlib None, and it is said what to install for this picture."""
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"no picture {path}: pip install -r benchmark/requirements.txt")
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(7, 4.2), layout="constrained")[1]
+
+
+def save_picture(axes: Any, path: Path, content: str) -> None:
+    """Writes the picture of these axes, with a legend, and says so."""
+    from matplotlib import pyplot
+
     axes.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    print(f"{path}: learning curves")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes.figure.savefig(path, dpi=110)
+    pyplot.close(axes.figure)
+    print(f"{path}: {content}")

@@ -1,24 +1,32 @@
 """Runs of our scripts as benchmarks want them: in a process of their own, once each, and kept."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.sources import ROOT, version_of
+
+from cleanpoke.compute import available_cores
 from cleanpoke.errors import CleanPokeError
 from cleanpoke.run import atomic_file, checkpoints_in
 from cleanpoke.terminal import die_with_parent
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "cleanpoke"
-RECORD = "finished.json"
-"""In the folder of a run that came to its end."""
+SCRIPTS = ROOT / "cleanpoke"
+RECORD, BEGUN = "finished.json", "begun.json"
+"""In the folder of a run that came to its end, and of one that was started."""
+Options = Sequence[str | Path]
+"""A command line. What is a Path may be spelled in any way, from any working directory: it counts as the same
+options as long as it lies in the same place as seen from the folder of the run."""
+Job = tuple[str, Path, Options]
+"""Script, folder of the run, options."""
 
 
 @dataclass(slots=True)
@@ -41,29 +49,64 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD).exists()
 
 
-def run_script(script: str, folder: Path, options: list[str], cores: set[int] | None = None) -> FinishedRun:
+def described(job: Job, sources: str) -> dict[str, Any]:
+    """What a run's records must agree with; sources: the version of its script."""
+    _, folder, options = job
+    here = folder.resolve()
+    plain = [
+        Path(os.path.relpath(option.resolve(), here)).as_posix() if isinstance(option, Path) else option
+        for option in options
+    ]
+    return {"options": plain, "sources": sources}
+
+
+def conflict(folder: Path, description: dict[str, Any]) -> str | None:
+    """What speaks against using the run in a folder, if there is one: another version, or other options."""
+    for path in (folder / RECORD, folder / BEGUN):
+        if path.exists():
+            noted = json.loads(path.read_text())
+            if noted.get("sources") != description["sources"]:
+                return "another version of the script or of what it imports"
+            if noted["options"] != description["options"]:
+                return "other options"
+    return None
+
+
+def check_jobs(jobs: Sequence[Job], at_once: int) -> None:
+    """Raises CleanPokeError if `run_scripts` would refuse one of them, at once and not hours later."""
+    count = available_cores()
+    if not 1 <= at_once <= count:
+        raise CleanPokeError(f"--at-once must be between 1 and {count}, the number of cores")
+    versions = {script: version_of(SCRIPTS / f"{script}.py") for script in {job[0] for job in jobs}}
+    reasons = {job[1]: conflict(job[1], described(job, versions[job[0]])) for job in jobs}
+    refused = [(folder, reason) for folder, reason in reasons.items() if reason]
+    if refused:
+        folder, reason = refused[0]
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise CleanPokeError(f"{folder}{more} holds a run of {reason}: choose another --folder")
+
+
+def run_script(script: str, folder: Path, options: Options, cores: set[int] | None = None) -> FinishedRun:
     """Runs cleanpoke/<script>.py unless `folder` holds a finished run of it; one that was cut off goes on
     from its last checkpoint.
 
     Its output goes to the terminal; with `cores`, the only ones that it may use, into folder/output.txt, for
     others run beside it. Raises CleanPokeError if the script fails, or if what is there was made by another
-    version of the script or with other options.
+    version of the script (or of what it imports) or with other options.
     """
-    record, source, begun = folder / RECORD, SCRIPTS / f"{script}.py", folder / "begun.json"
-    version = {"options": options, "script": hashlib.sha256(source.read_bytes()).hexdigest()}
-    for path in (record, begun):
-        if path.exists() and not version.items() <= json.loads(path.read_text()).items():
-            raise CleanPokeError(
-                f"{folder} holds a run of another version or other options: choose another --folder"
-            )
+    record, source, begun = folder / RECORD, SCRIPTS / f"{script}.py", folder / BEGUN
+    description = described((script, folder, options), version_of(source))
+    if reason := conflict(folder, description):
+        raise CleanPokeError(f"{folder} holds a run of {reason}: choose another --folder")
     if not is_finished(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        command, minutes = [sys.executable, str(source), *options, "--runs", str(folder)], 0.0
+        texts = [str(option.resolve()) if isinstance(option, Path) else option for option in options]
+        command, minutes = [sys.executable, str(source), *texts, "--runs", str(folder)], 0.0
         if begun.exists() and (checkpoint := _last_checkpoint(script, folder)):
             command += ["--resume", str(checkpoint.parent)]
             before = json.loads(begun.read_text())
             minutes = before["minutes"] + (checkpoint.stat().st_mtime - before["time"]) / 60
-        _write(begun, {"time": time.time(), "minutes": minutes, **version})
+        _write(begun, {"time": time.time(), "minutes": minutes, **description})
         print(f"$ python cleanpoke/{script}.py " + " ".join(command[2:]), flush=True)
         started = time.perf_counter()
         with open(folder / "output.txt", "a") if cores else nullcontext() as output:
@@ -77,7 +120,7 @@ def run_script(script: str, folder: Path, options: list[str], cores: set[int] | 
         run = max(folder.glob(f"{script}__*"), key=lambda path: path.stat().st_mtime_ns)
         if not (run / "evaluation.json").exists():
             raise CleanPokeError(f"{script}.py was stopped before its evaluation: run this again")
-        _write(record, {"folder": run.name, "minutes": minutes, **version})
+        _write(record, {"folder": run.name, "minutes": minutes, **description})
     content = json.loads(record.read_text())
     run = folder / content["folder"]
     return FinishedRun(run, content["minutes"], json.loads((run / "evaluation.json").read_text()))
@@ -93,17 +136,19 @@ def _last_checkpoint(script: str, folder: Path) -> Path | None:
     return max(checkpoints, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def run_scripts(jobs: list[tuple[str, Path, list[str]]], at_once: int) -> list[FinishedRun]:
-    """`run_script` for each job (script, folder, options), `at_once` of them beside each other, each with its
-    own share of the cores. Raises CleanPokeError if there are more at once than cores."""
+def run_scripts(jobs: Sequence[Job], at_once: int) -> list[FinishedRun]:
+    """`run_script` for each job, `at_once` of them beside each other, each with its own share of the cores.
+
+    Raises CleanPokeError if there are more at once than cores, and, before the first of them begins, if any
+    of their folders holds another run.
+    """
+    check_jobs(jobs, at_once)
     if at_once == 1:
         return [run_script(*job) for job in jobs]
     cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= at_once <= len(cores):
-        raise CleanPokeError(f"--at-once must be between 1 and {len(cores)}, the number of cores")
     shares = [set(cores[share::at_once]) for share in range(at_once)]
 
-    def run_on_free_cores(job: tuple[str, Path, list[str]]) -> FinishedRun:
+    def run_on_free_cores(job: Job) -> FinishedRun:
         share = shares.pop()  # as many threads as shares: there is one
         try:
             return run_script(*job, cores=share)
