@@ -223,7 +223,7 @@ def plan(args: Args, data: dict[int, Path]) -> list[Planned]:
 
 def updates(data: bc_emerald.Data, args: bc_emerald.Args, is_plain: bool) -> Iterator[None]:
     """Endless updates; is_plain: pictures stored and gathered as float32, all products in float32."""
-    place = start("cpu", 0)
+    place = start("cpu", args.threads)
     torch.manual_seed(1)
     network = bc_emerald.Network(args)
     optimizer = torch.optim.Adam(
@@ -370,7 +370,7 @@ def milestones_table(rows: Rows, counts: Sequence[int]) -> str:
 
 
 def goals_of(rows: Rows, episodes: int) -> tuple[float, float]:
-    """The expert's success rate (1 if nobody measured it), and one game of an evaluation less, but one game at
+    """The expert's success rate (1 if nobody measured it), and one game of an evaluation less; one game at
     the least."""
     expert = rows[EXPERT]["success"] if EXPERT in rows else 1.0
     one_game = 1 / episodes

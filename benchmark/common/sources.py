@@ -3,8 +3,18 @@
 import hashlib
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class Finder(ModuleFinder):
+    """Follows imports of cleanpoke/ only."""
+
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        if path is None and name != "cleanpoke":
+            raise ImportError(name)
+        return super().find_module(name, path, parent)
 
 
 def sources_of(script: Path) -> list[Path]:
@@ -13,14 +23,13 @@ def sources_of(script: Path) -> list[Path]:
 
     Imports are read from the source: those by a computed name are not found, nor are installed libraries.
     """
-    finder = ModuleFinder(path=[str(ROOT)])
+    finder = Finder(path=[str(ROOT)])
     finder.run_script(str(script))
     found = {script}
     for module in finder.modules.values():
-        if module.__file__ and (path := Path(module.__file__)).is_relative_to(ROOT / "cleanpoke"):
-            found.add(path)
-            if module.__path__:
-                found |= {other for other in path.parent.iterdir() if is_data(other)}
+        found.add(path := Path(module.__file__))
+        if module.__path__:
+            found |= {other for other in path.parent.iterdir() if is_data(other)}
     return sorted(found)
 
 
@@ -33,7 +42,6 @@ def version_of(script: Path) -> str:
     lines = []
     for path in sources_of(script):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        lines.append(
-            f"{content} {path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name}"
-        )
+        name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+        lines.append(f"{content} {name}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
