@@ -37,6 +37,7 @@ import tyro
 from common.curves import new_picture, save_picture
 from common.script_runs import Job, check_jobs, run_scripts
 from common.sources import version_of
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cleanpoke import bc_emerald
@@ -135,7 +136,9 @@ def judge_players(args: Args) -> dict[str, list[dict[str, Any]]]:
     for name, player in ((EXPERT, ExpertPlayer()), (RANDOM, RandomPlayer())):
         result = playing.evaluate(player, env, args.episodes, lambda: False, first=playing.TEST_GAMES)
         results[name] = [{"seed": "-", **result}]
-        print(f"{name}: {playing.summary_of(result)}", flush=True)
+        print(
+            f"{name}: {result['milestones']:.1f} milestones, {result['success']:.0%} to the end", flush=True
+        )
     env.close()
     return results
 
@@ -221,8 +224,9 @@ def plan(args: Args, data: dict[int, Path]) -> list[Planned]:
 # --- Speed ------------------------------------------------------------------------------------------------
 
 
-def updates(data: bc_emerald.Data, args: bc_emerald.Args, is_plain: bool) -> Iterator[None]:
-    """Endless updates; is_plain: pictures stored and gathered as float32, all products in float32."""
+def updates(data: bc_emerald.Data, args: bc_emerald.Args, is_plain: bool) -> Iterator[Tensor]:
+    """Endless updates, and the loss of each; is_plain: pictures stored and gathered as float32, all products
+    in float32."""
     place = start("cpu", args.threads)
     torch.manual_seed(1)
     network = bc_emerald.Network(args)
@@ -242,19 +246,20 @@ def updates(data: bc_emerald.Data, args: bc_emerald.Args, is_plain: bool) -> Ite
             with autocast(place.device, args.bf16):
                 logits = network(pictures, previous)
         optimizer.zero_grad()
-        F.cross_entropy(logits, labels).backward()
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
         optimizer.step()
-        yield
+        yield loss.detach()
 
 
-def warm(steps: Iterator[None]) -> Iterator[None]:
+def warm(steps: Iterator[Tensor]) -> Iterator[Tensor]:
     """The same, after the first few, which choose kernels."""
     for _ in range(5):
         next(steps)
     return steps
 
 
-def samples_per_second(steps: Iterator[None], batch_size: int, seconds: float) -> float:
+def samples_per_second(steps: Iterator[Tensor], batch_size: int, seconds: float) -> float:
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
         next(steps)
@@ -262,7 +267,7 @@ def samples_per_second(steps: Iterator[None], batch_size: int, seconds: float) -
     return count * batch_size / elapsed
 
 
-def costliest(steps: Iterator[None], count: int) -> list[tuple[str, float, float]]:
+def costliest(steps: Iterator[Tensor], count: int) -> list[tuple[str, float, float]]:
     """The five operators of `count` updates that take the most CPU time themselves: (name, milliseconds in
     each update, share of the whole)."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

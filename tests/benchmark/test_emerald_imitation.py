@@ -230,13 +230,29 @@ def test_random_buttons_differ_from_game_to_game():
     assert len(set(games)) == 3 and len(set(games[0])) == 10
 
 
-@pytest.mark.parametrize("is_plain", [False, True])
-def test_both_ways_learn_and_are_profiled(is_plain):
-    args = bc_emerald.Args(height=24, width=24, hidden=16, batch_size=4, threads=1)
+def small_data() -> bc_emerald.Data:
     generator = torch.Generator().manual_seed(1)
     pictures = torch.randint(256, (12, 3, 24, 24), dtype=torch.uint8, generator=generator)
     labels = torch.randint(10, (12,), generator=generator)
-    data = bc_emerald.Data(pictures, labels, torch.zeros_like(labels), torch.zeros_like(labels))
+    return bc_emerald.Data(pictures, labels, torch.zeros_like(labels), torch.zeros_like(labels))
+
+
+SMALL = {"height": 24, "width": 24, "hidden": 16, "batch_size": 4, "threads": 1}
+
+
+def test_both_ways_learn_the_same():
+    args = bc_emerald.Args(**SMALL, bf16="off", learning_rate=1e-3)
+    ours, plain = (
+        torch.stack([next(steps) for _ in range(8)])
+        for steps in (benchmark.updates(small_data(), args, is_plain) for is_plain in (False, True))
+    )
+    assert ours.std() > 0.01
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_both_ways_are_timed_and_profiled(is_plain):
+    args, data = bc_emerald.Args(**SMALL), small_data()
     steps = benchmark.warm(benchmark.updates(data, args, is_plain))
     assert benchmark.samples_per_second(steps, args.batch_size, seconds=0.05) > 0
     operators = benchmark.costliest(steps, 3)
