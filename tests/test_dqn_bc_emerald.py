@@ -186,8 +186,8 @@ def test_values_of_a_known_game_are_learned(tmp_path):
     torch.manual_seed(0)
     network, target = QNetwork(args), QNetwork(args)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for update in range(300):
-        if update % 25 == 0:
+    for update in range(900):
+        if update % 50 == 0:
             target.load_state_dict(network.state_dict())
         batch = memory.sample(args, 1.0, rng)
         values = network(batch.pictures)

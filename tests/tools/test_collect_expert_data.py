@@ -118,7 +118,7 @@ def test_agents_of_ones_own_are_told_when_an_episode_begins(record, tmp_path):
 def checkpoint(path: Path, script: str = "bc_emerald", **changes) -> Path:
     """An untrained network, which is as good as any other here."""
     args = bc_emerald.Args(hidden=16, height=24, width=36, frame_stack=2, previous_action=True, bf16="off")
-    torch.manual_seed(1)
+    torch.manual_seed(7)
     weights = bc_emerald.Network(args).state_dict()
     for name in (
         "hidden.weight",
@@ -133,16 +133,16 @@ def checkpoint(path: Path, script: str = "bc_emerald", **changes) -> Path:
 def test_a_checkpoint_plays_each_episode_as_its_evaluation_does(record, tmp_path):
     path = checkpoint(tmp_path / "checkpoint_000000005.pt")
     for agent, folder in ((path, "file"), (tmp_path, "folder")):  # a run folder stands for its newest one
-        record(Args(tmp_path / folder, episodes=2, max_steps=25, agent=str(agent), noise=0.0))
+        record(Args(tmp_path / folder, episodes=2, max_steps=40, agent=str(agent), noise=0.5))
     player = bc_emerald.open_player(path)
     for number in range(2):
         episode = demos.load_episode(tmp_path / "file" / f"episode_{number:05}.npz")
         player.begin()
         again = [player.get_action(screen, {}) for screen in episode.observations]
-        assert again == episode.actions.tolist() and len(set(again)) > 2
+        assert again == episode.labels.tolist() and len(set(again)) > 2
         assert episode.meta["player"] == str(path)
         other = demos.load_episode(tmp_path / "folder" / f"episode_{number:05}.npz")
-        assert other.actions.tolist() == again
+        assert other.labels.tolist() == again
 
 
 @pytest.mark.parametrize(("script", "network"), [(dqn_bc_emerald, "QNetwork"), (dagger_emerald, "Network")])
