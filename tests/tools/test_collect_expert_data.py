@@ -120,11 +120,7 @@ def checkpoint(path: Path, script: str = "bc_emerald", **changes) -> Path:
     args = bc_emerald.Args(hidden=16, height=24, width=36, frame_stack=2, previous_action=True, bf16="off")
     torch.manual_seed(7)
     weights = bc_emerald.Network(args).state_dict()
-    for name in (
-        "hidden.weight",
-        "head.weight",
-    ):  # with those of a new one it would press the same all the time
-        weights[name] = torch.randn_like(weights[name])
+    weights["hidden.weight"][:, -11:] *= 1000  # else it would press one button all the time
     arguments = plain(dataclasses.asdict(args)) | changes
     save_checkpoint(Checkpoint(path, script, "", 5, arguments, random_state(), {"network": weights}))
     return path
