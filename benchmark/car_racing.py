@@ -18,7 +18,6 @@ Each run is the script itself in its own process; finished ones are not repeated
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -28,13 +27,12 @@ from typing import Literal
 import gymnasium as gym
 import numpy as np
 import tyro
+from common.recordings import record
 from common.script_runs import FinishedRun, run_scripts
 
 from cleanpoke.envs.car_racing import ENV_ID, CarPictures
-from cleanpoke.envs.episode_files import episodes_in
-from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.errors import user_errors
 
-COLLECT = Path(__file__).resolve().parents[1] / "tools" / "collect_expert_data.py"
 STAGES = ("policy", "data", "idm", "goal_setter")
 IDMS = {
     "transformer": ("--idm", "transformer"),
@@ -107,15 +105,8 @@ def measure_speed(rounds: int, decisions: int) -> dict[str, float]:
 def collect(args: Args, seed: int, run: FinishedRun) -> Path:
     """Stores the policy's episodes as latents; those that are there stay."""
     folder = args.folder / f"data_{seed}_{args.episodes}"
-    command = [sys.executable, str(COLLECT), "--env", ENV_ID, "--store-latents", "--sample"]
-    command += ["--agent", str(run.folder), "--episodes", str(args.episodes)]
-    command += ["--seed", str(seed), "--output", str(folder)]
-    print("$ python tools/collect_expert_data.py " + " ".join(command[2:]), flush=True)
-    done = subprocess.run(command)
-    if done.returncode != 0:
-        raise CleanPokeError(f"collect_expert_data.py ended with status {done.returncode}, see above")
-    if len(episodes_in(folder)) < args.episodes:
-        raise CleanPokeError(f"{folder} is not complete: collect_expert_data.py was stopped, run this again")
+    options = ["--store-latents", "--sample", "--agent", str(run.folder), "--seed", str(seed)]
+    record(folder, ENV_ID, args.episodes, options)
     return folder
 
 
