@@ -8,6 +8,7 @@ would press; the loss is cross-entropy (Pomerleau 1991, Bain & Sammut 1995).
 Axes: B rows of a minibatch, C channels, A buttons.
 """
 
+import copy
 import dataclasses
 import math
 import time
@@ -45,7 +46,7 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import Progress, StopSignal
 
-STATE_KEYS = ("network", "optimizer", "seconds", "data", "on_the_way")
+STATE_KEYS = ("network", "trained", "optimizer", "seconds", "data", "on_the_way")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
@@ -104,6 +105,9 @@ class Args:
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
+    average: float = 0.999
+    """How much of the averaged weights stays as it is at each update. They play: the newest weights jump to
+    and fro, which a long game does not forgive (Block et al. 2024)."""
     label_smoothing: float = 0.0
     """Share of the label that is spread over all buttons."""
     balance: float = 0.0
@@ -128,8 +132,9 @@ def check(args: Args) -> None:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0:
         raise CleanPokeError("--seed must not be negative")
-    if not 0 <= args.held_out < 1:
-        raise CleanPokeError("--held-out must be at least 0 and below 1")
+    for name in ("held_out", "average"):
+        if not 0 <= getattr(args, name) < 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 0 and below 1")
 
 
 # --- Network ----------------------------------------------------------------------------------------------
@@ -290,7 +295,6 @@ def open_player(path: Path) -> Player:
 @torch.inference_mode()
 def measure(network: Network, data: Data, args: Args, device: torch.device) -> dict[str, float]:
     """Cross-entropy and accuracy, of all steps and by button, on held-out episodes."""
-    network.eval()
     nll, hits = [], []
     for indices in torch.arange(len(data.labels)).split(512):
         pictures, previous, labels = (part.to(device) for part in data.rows(indices, args.frame_stack))
@@ -298,7 +302,6 @@ def measure(network: Network, data: Data, args: Args, device: torch.device) -> d
             logits = network(pictures, previous)
         nll.append(F.cross_entropy(logits, labels, reduction="none").cpu())
         hits.append((logits.argmax(1) == labels).cpu())
-    network.train()
     hit, labels = torch.cat(hits).float(), data.labels
     by_button = {
         f"heldout/accuracy_{button}": float(hit[labels == number].mean())
@@ -334,6 +337,7 @@ def main(args: Args) -> None:
 
     seed_everything(args.seed)
     network = Network(args).to(device)
+    judged = copy.deepcopy(network).eval().requires_grad_(False)  # its average, which plays
     optimizer = torch.optim.Adam(
         network.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
     )
@@ -348,18 +352,20 @@ def main(args: Args) -> None:
                     f"{run.checkpoint.path} was trained on {state['data'][1]:,} steps, {args.data} has "
                     f"{size[1]:,}: give the same --data, or start a new run"
                 )
-            network.load_state_dict(state["network"])
+            network.load_state_dict(state["trained"])
+            judged.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
             seconds, on_the_way = state["seconds"], state["on_the_way"]
             restore_random_state(run.checkpoint.random_state)
         run.progress.print(f"{size[0]} demonstrations, {size[1]:,} steps, held out {len(held_out_paths)}")
 
         def save() -> None:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save(step, state | {"seconds": seconds, "data": size, "on_the_way": on_the_way})
+            state = {"network": judged.state_dict(), "trained": network.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "seconds": seconds, "data": size}
+            run.save(step, state | {"on_the_way": on_the_way})
 
         step = run.start_step
-        deal, player = batches(size[1], args.batch_size, args.seed, step), Player(network, args)
+        deal, player = batches(size[1], args.batch_size, args.seed, step), Player(judged, args)
         is_over = step >= args.total_steps or seconds >= 60 * args.max_minutes
         while not is_over:
             # One update
@@ -371,6 +377,10 @@ def main(args: Args) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            rate = max(1 - args.average, 9 / (10 + step))  # at first it forgets sooner
+            with torch.no_grad():
+                for average, weight in zip(judged.parameters(), network.parameters(), strict=True):
+                    average.lerp_(weight, rate)
             seconds += time.monotonic() - began
             step += 1
             is_over = bool(stop) or step >= args.total_steps or seconds >= 60 * args.max_minutes
@@ -384,16 +394,14 @@ def main(args: Args) -> None:
             shown = {"loss": loss.item(), "samples/s": speed}
             run.progress.update(step, args.total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
             if held_out and (is_over or step % args.eval_every == 0):
-                run.log(step - 1, measure(network, held_out, args, device))
+                run.log(step - 1, measure(judged, held_out, args, device))
             if args.eval_episodes and not is_over and step % args.eval_every == 0:
-                network.eval()
                 result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
-                network.train()
                 if not stop:
                     report(run, step, result, f"update {step:,}")
                     row = {"step": step, "labels": size[1], **{name: result[name] for name in COMPARED}}
                     if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
-                        run.save_best(step, {"network": network.state_dict(), "result": result})
+                        run.save_best(step, {"network": judged.state_dict(), "result": result})
                     on_the_way.append(row)
                 is_over = bool(stop)
             if is_over or step % args.save_every == 0:
@@ -402,7 +410,6 @@ def main(args: Args) -> None:
         # In the end, games that nothing was chosen by
         if args.eval_episodes and not stop:
             film = run.folder / "evaluation.mp4" if args.eval_video else None
-            network.eval()
             result = evaluate(player, env, args.eval_episodes, lambda: bool(stop), film, TEST_GAMES)
             if not stop:
                 report(run, step, result, f"update {step:,}, other games", "test")

@@ -8,6 +8,7 @@ where to go, more and more often; the expert says at each screen what it would p
 Axes: B rows of a minibatch, N games, A buttons; R places for labelled screens.
 """
 
+import copy
 import dataclasses
 import math
 import time
@@ -49,7 +50,7 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import StopSignal
 
-STATE_KEYS = ("network", "optimizer", "seconds", "on_the_way")
+STATE_KEYS = ("network", "trained", "optimizer", "seconds", "on_the_way")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
@@ -109,6 +110,9 @@ class Args:
     batch_size: int = 64
     learning_rate: float = 3e-4
     weight_decay: float = 1e-5
+    average: float = 0.999
+    """How much of the averaged weights stays as it is at each update. They play: the newest weights jump to
+    and fro, which a long game does not forgive (Block et al. 2024)."""
 
     # Evaluation
     eval_every: int = 5
@@ -129,8 +133,9 @@ def check(args: Args) -> None:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0 or args.eval_episodes < 0:
         raise CleanPokeError("--seed and --eval-episodes must not be negative")
-    if not 0 <= args.beta <= 1:
-        raise CleanPokeError("--beta must be between 0 and 1")
+    for name in ("beta", "average"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise CleanPokeError(f"--{name} must be between 0 and 1")
 
 
 # --- Network ----------------------------------------------------------------------------------------------
@@ -299,6 +304,7 @@ def main(args: Args) -> None:
 
     seed_everything(args.seed)
     network = Network(args).to(device, memory_format=torch.channels_last)
+    judged = copy.deepcopy(network).requires_grad_(False)  # its average, which plays
     optimizer = torch.optim.Adam(
         network.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
     )
@@ -307,7 +313,8 @@ def main(args: Args) -> None:
         seconds, on_the_way = 0.0, []
         if run.checkpoint:
             state = run.checkpoint.state
-            network.load_state_dict(state["network"])
+            network.load_state_dict(state["trained"])
+            judged.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
             seconds, on_the_way = state["seconds"], state["on_the_way"]
             restore_random_state(run.checkpoint.random_state)
@@ -320,14 +327,15 @@ def main(args: Args) -> None:
             variant=variants_of(rom_path),
             max_steps=args.max_steps,
         )
-        player = Player(network, args)
+        player = Player(judged, args)
         iteration, total_updates = run.start_step, args.iterations * args.updates_per_iteration
         games = roll_out(envs, expert, player, args, seed=1000 * args.seed + iteration)
         labelled = next(games)
 
         def save() -> None:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save(iteration, state | {"seconds": seconds, "on_the_way": on_the_way})
+            state = {"network": judged.state_dict(), "trained": network.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "seconds": seconds}
+            run.save(iteration, state | {"on_the_way": on_the_way})
 
         is_over = iteration >= args.iterations or seconds >= 60 * args.max_minutes
         while not is_over:
@@ -361,13 +369,17 @@ def main(args: Args) -> None:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                done = iteration * args.updates_per_iteration + len(losses)
+                rate = max(1 - args.average, 9 / (10 + done))  # at first it forgets sooner
+                with torch.no_grad():
+                    for average, weight in zip(judged.parameters(), network.parameters(), strict=True):
+                        average.lerp_(weight, rate)
                 losses.append(loss.item())
                 hits.append((logits.argmax(1) == labels).float().mean().item())
                 elapsed = time.monotonic() - began
                 shown = {"round": iteration + 1, "labels": data.count, "loss": losses[-1]}
-                done = iteration * args.updates_per_iteration + len(losses)
                 left = 60 * args.max_minutes - seconds - elapsed
-                run.progress.update(done, total_updates, shown, seconds_left=left)
+                run.progress.update(done + 1, total_updates, shown, seconds_left=left)
             if stop:  # the round is played again when the run goes on
                 break
             data.save_round(iteration, first)
@@ -393,7 +405,7 @@ def main(args: Args) -> None:
                     row = {"step": iteration, "labels": data.count}
                     row |= {name: result[name] for name in COMPARED}
                     if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
-                        run.save_best(iteration, {"network": network.state_dict(), "result": result})
+                        run.save_best(iteration, {"network": judged.state_dict(), "result": result})
                     on_the_way.append(row)
                 is_over = bool(stop)
             save()

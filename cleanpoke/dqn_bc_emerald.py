@@ -49,7 +49,7 @@ from cleanpoke.run import (
 )
 from cleanpoke.terminal import StopSignal
 
-STATE_KEYS = ("network", "target", "optimizer", "seconds", "data", "on_the_way", "env_steps")
+STATE_KEYS = ("network", "trained", "optimizer", "seconds", "data", "on_the_way", "env_steps")
 NUM_ACTIONS = len(BUTTONS)
 CHANNELS = (16, 32, 32)
 """Of the three stages of the network."""
@@ -114,8 +114,9 @@ class Args:
     gamma: float = 0.99
     n_step: int = 10
     """Rewards that a target adds up before it asks the target network."""
-    target_every: int = 100
-    """Updates between copies of the network to the target network."""
+    target_rate: float = 0.005
+    """How far the target network moves to the trained one at each update. It also plays the evaluations: the
+    newest weights jump to and fro."""
     huber_delta: float = 1.0
     """Temporal-difference errors above it count linearly."""
 
@@ -161,14 +162,14 @@ class Args:
 def check(args: Args) -> None:
     """Raises CleanPokeError for arguments that make no sense."""
     names = ("save_every", "log_every", "eval_every", "batch_size", "hidden", "height", "width", "n_step")
-    names += ("collect_episodes", "num_envs", "max_steps", "target_every", "steps_per_update")
+    names += ("collect_episodes", "num_envs", "max_steps", "steps_per_update")
     for name in names:
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("seed", "offline_steps", "online_steps", "num_episodes", "eval_episodes"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
-    for name in ("demo_share", "epsilon", "epsilon_end", "gamma", "importance"):
+    for name in ("demo_share", "epsilon", "epsilon_end", "gamma", "importance", "target_rate"):
         if not 0 <= getattr(args, name) <= 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be between 0 and 1")
     if args.offline_steps + args.online_steps < 1:
@@ -537,8 +538,8 @@ def main(args: Args) -> None:
                     f"{run.checkpoint.path} was trained on other demonstrations than the {len(episodes)} of "
                     f"{args.data}: give the same --data and --num-episodes, or start a new run"
                 )
-            network.load_state_dict(state["network"])
-            target.load_state_dict(state["target"])
+            network.load_state_dict(state["trained"])
+            target.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
             seconds, on_the_way, env_steps = state["seconds"], state["on_the_way"], state["env_steps"]
             restore_random_state(run.checkpoint.random_state)
@@ -550,13 +551,13 @@ def main(args: Args) -> None:
         run.progress.print(f"{data[0]} demonstrations, {labels:,} steps")
 
         def save() -> None:
-            state = {"network": network.state_dict(), "target": target.state_dict()}
+            state = {"network": target.state_dict(), "trained": network.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "seconds": seconds, "data": data}
             run.save(step, state | {"on_the_way": on_the_way, "env_steps": env_steps})
 
         step, total_steps = run.start_step, args.offline_steps + args.online_steps
         games, ended = None, []
-        judge = Player(network, args)
+        judge = Player(target, args)
         is_over = step >= total_steps or seconds >= 60 * args.max_minutes
         while not is_over:
             began = time.monotonic()
@@ -606,8 +607,9 @@ def main(args: Args) -> None:
             optimizer.step()
             memory.priorities[batch.rows] = errors.detach().abs().cpu().numpy() + 1e-3
             step += 1
-            if step % args.target_every == 0:
-                target.load_state_dict(network.state_dict())
+            with torch.no_grad():
+                for average, weight in zip(target.parameters(), network.parameters(), strict=True):
+                    average.lerp_(weight, args.target_rate)
             seconds += time.monotonic() - began
             is_over = bool(stop) or step >= total_steps or seconds >= 60 * args.max_minutes
 
@@ -645,7 +647,7 @@ def main(args: Args) -> None:
                     report(run, step, result, f"update {step:,}, {env_steps:,} own steps")
                     row = {"step": step, "labels": labels, **{name: result[name] for name in COMPARED}}
                     if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
-                        run.save_best(step, {"network": network.state_dict(), "result": result})
+                        run.save_best(step, {"network": target.state_dict(), "result": result})
                     on_the_way.append(row)
                 is_over = bool(stop)
             if is_over or step % args.save_every == 0:
