@@ -645,5 +645,5 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
     folder = small_run(tmp_path)
     with pytest.raises(CleanPokeError, match="--idm mlp, not transformer"):
         small_run(tmp_path, resume=folder, idm="transformer")
-    with pytest.raises(CleanPokeError, match="--num-envs 1, not 2"):
-        small_run(tmp_path, resume=folder, num_envs=2)
+    with pytest.raises(CleanPokeError, match="--num-envs 2, not 4"):
+        small_run(tmp_path, resume=folder, num_envs=4)
