@@ -128,7 +128,7 @@ class Args:
     softmax of the values."""
     imitation_coef: float = 1.0
     """Weight of the imitation term at first; it falls linearly over the run."""
-    imitation_coef_end: float = 0.1
+    imitation_coef_end: float = 0.5
     """Its weight at the end."""
     margin: float = 0.8
 
