@@ -763,7 +763,7 @@ def test_the_command_learns_to_beat_random_play(tmp_path):
     ]
     command += ["--opponents", "random", "--eval-battles", "40"]
     environment = {**os.environ, "PYTHONPATH": str(Path(awac.__file__).parents[1])}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     results = json.loads((folder / "evaluation.json").read_text())

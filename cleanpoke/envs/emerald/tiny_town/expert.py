@@ -168,7 +168,5 @@ class Expert:
     def _along_the_wall(self, state: GameState, ways: dict[str, tuple[int, int]]) -> str:
         """Right if there is a way, else straight on, left, back. ways: the open ones."""
         ahead = CLOCKWISE.index(FACING.get(state.facing, "UP"))
-        return next(
-            (CLOCKWISE[(ahead + turn) % 4] for turn in (1, 0, 3, 2) if CLOCKWISE[(ahead + turn) % 4] in ways),
-            "A",
-        )
+        preferred = (CLOCKWISE[(ahead + turn) % 4] for turn in (1, 0, 3, 2))
+        return next((button for button in preferred if button in ways), "A")
