@@ -12,6 +12,7 @@ Axes: B rows of a minibatch, N games, A buttons; R places of the replay memory.
 import dataclasses
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -131,6 +132,8 @@ class Args:
     imitation_coef_end: float = 0.5
     """Its weight at the end."""
     margin: float = 0.8
+    self_imitation: bool = True
+    """Own ways that reached a milestone are imitated, too."""
 
     # Replay memory
     memory_size: int = 60_000
@@ -251,7 +254,7 @@ class Batch(NamedTuple):
     next_pictures: Tensor  # (B, h, w, 3) uint8: after those steps
     discounts: Tensor  # (B,) float32: of what comes after them, 0 where nothing does
     weights: Tensor  # (B,) float32: importance of each row
-    labels: Tensor  # (B,) int64: the expert's button; -1 where no expert was
+    labels: Tensor  # (B,) int64: the button to imitate; -1 where none is
 
 
 class Memory:
@@ -261,9 +264,9 @@ class Memory:
     game, or of what is known of it, has a place of its own with action -1, and is never drawn. All of it lies
     in files that the system maps into memory, so that an interrupted run loses nothing.
 
-    pictures (R, h, w, 3) uint8; actions (R,) int8; labels (R,) int8, the expert's buttons, -1: none; rewards
-    (R,) float32; terminated (R,) bool; priorities (R,) float32, 0: never drawn; heads (N,) int64, where each
-    game's latest screen is.
+    pictures (R, h, w, 3) uint8; actions (R,) int8; labels (R,) int8, the buttons to imitate, -1: none;
+    rewards (R,) float32; terminated (R,) bool; priorities (R,) float32, 0: never drawn; heads (N,) int64,
+    where each game's latest screen is.
     """
 
     def __init__(self, folder: Path, demonstrations: int, num_envs: int, size: int, picture: tuple[int, ...]):
@@ -346,7 +349,21 @@ class Memory:
 
     def _open(self, row: int, picture: np.ndarray) -> None:
         self.priorities[row], self.actions[row] = 0.0, -1  # first: a step must not lead into another's screen
-        self.pictures[row] = picture
+        self.pictures[row], self.labels[row] = picture, -1
+
+    def imitate(self, rows: list[int], is_random: list[bool]) -> None:
+        """Labels the steps of an own way to a milestone with the buttons pressed there.
+
+        Of the steps before one same screen only the last led on: whoever presses the last button of each gets
+        there without going round. A random button counts where the screen had been seen before, for then it
+        was what led on; elsewhere the next step may have had to put it right.
+        """
+        rows, is_random = rows[1 - self.ring :], is_random[1 - self.ring :]  # what is not overwritten yet
+        screens = [self.pictures[row].tobytes() for row in rows]
+        counts = Counter(screens)
+        for index in {screen: index for index, screen in enumerate(screens)}.values():
+            if not is_random[index] or counts[screens[index]] > 1:
+                self.labels[rows[index]] = self.actions[rows[index]]
 
     def draw(self, count: int, first: int, last: int, args: Args, importance: float, rng: Any) -> tuple:
         """`count` places of [first, last) with probability priority^args.priority, and their weights."""
@@ -434,6 +451,8 @@ class Player:
         self.network, self.args, self.epsilon = network, args, epsilon
         self.device = next(network.parameters()).device
         self.rng = np.random.default_rng(seed)
+        self.is_random = np.zeros(0, bool)
+        """(N,): which buttons of the last choice were random."""
 
     def begin(self) -> None:
         """Nothing to forget."""
@@ -444,8 +463,8 @@ class Player:
         with autocast(self.device, self.args.bf16):
             values = self.network(torch.from_numpy(pictures).to(self.device))
         greedy = values.argmax(1).cpu().numpy()
-        is_random = self.rng.random(len(greedy)) < self.epsilon
-        return np.where(is_random, self.rng.integers(NUM_ACTIONS, size=len(greedy)), greedy)
+        self.is_random = self.rng.random(len(greedy)) < self.epsilon
+        return np.where(self.is_random, self.rng.integers(NUM_ACTIONS, size=len(greedy)), greedy)
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
         return int(self.choose(small_pictures(observation[None], self.args.height, self.args.width))[0])
@@ -474,6 +493,8 @@ class Games:
             memory.begin(env, picture)
         self.is_over = np.zeros(envs.num_envs, bool)
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
+        self.ways: list[list[tuple[int, bool]]] = [[] for _ in self.pictures]
+        """Of each game, since its last milestone: places of its steps, and whether the button was random."""
 
     def step(self, player: Player) -> list[dict[str, float]]:
         """One step of all games; says what became of those that ended."""
@@ -484,9 +505,14 @@ class Games:
         for env, picture in enumerate(self.pictures):
             if self.is_over[env]:  # this step has only begun a new game
                 self.memory.begin(env, picture)
-                self.returns[env], self.lengths[env] = 0.0, 0
+                self.returns[env], self.lengths[env], self.ways[env] = 0.0, 0, []
                 continue
+            self.ways[env].append((int(self.memory.heads[env]), bool(player.is_random[env])))
             self.memory.add(env, int(actions[env]), float(rewards[env]), bool(terminated[env]), picture)
+            if infos["new_milestones"][env]:
+                if self.args.self_imitation:
+                    self.memory.imitate(*map(list, zip(*self.ways[env], strict=True)))
+                self.ways[env] = []
             self.returns[env] += rewards[env]
             self.lengths[env] += 1
             if terminated[env] or truncated[env]:
@@ -616,7 +642,7 @@ def main(args: Args) -> None:
             # What people see of it
             updates_per_second = 1 / (time.monotonic() - began)
             if step % args.log_every == 0:
-                is_expert = batch.labels >= 0
+                is_expert = torch.from_numpy(batch.rows < places).to(device) & (batch.labels >= 0)
                 hits = (values.argmax(1) == batch.labels)[is_expert].float()
                 metrics = {
                     "losses/td": td_loss.item(),
@@ -627,6 +653,7 @@ def main(args: Args) -> None:
                     "charts/SPS": updates_per_second * args.batch_size,
                     "charts/env_steps": env_steps,
                     "data/experience": memory.experience,
+                    "data/imitated": int((memory.labels[places:] >= 0).sum()),
                 }
                 if len(hits):
                     metrics["charts/accuracy"] = hits.mean().item()

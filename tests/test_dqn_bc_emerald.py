@@ -1,5 +1,6 @@
 """DQN with demonstrations: what is drawn from the memory is what happened, and it learns to play."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cleanpoke.dqn_bc_emerald import (
     NUM_ACTIONS,
     Args,
     Batch,
+    Games,
     Memory,
     Player,
     QNetwork,
@@ -28,6 +30,7 @@ from cleanpoke.dqn_bc_emerald import (
 )
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.playing import record_demonstrations, small_pictures
+from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.run import load_checkpoint
 
 
@@ -145,6 +148,44 @@ def test_draws_follow_the_priorities_and_weights_undo_them(tmp_path):
         [0, 1 / 8, 3 / 8, 0, 0, 1 / 2, 0, 0], abs=1e-3
     )
     assert weights * memory.priorities[rows] == pytest.approx(np.ones(8000))
+
+
+def test_of_an_own_way_the_last_button_of_each_screen_is_imitated(tmp_path):
+    memory = Memory(tmp_path / "memory", 0, 1, 8, (1, 1, 3))
+    screens = "abbbcdce"  # stuck at b; from c to d and back
+    buttons, is_random = [0, 1, 1, 2, 3, 4, 5], [False, False, False, True, False, False, False]
+    pictures = [np.full((1, 1, 3), ord(screen), np.uint8) for screen in screens]
+    memory.begin(0, pictures[0])
+    rows = []
+    for button, picture in zip(buttons, pictures[1:], strict=True):
+        rows.append(int(memory.heads[0]))
+        memory.add(0, button, 0.0, False, picture)
+    memory.imitate(rows, is_random)
+    assert memory.labels[rows].tolist() == [0, -1, -1, 2, -1, 4, 5]
+    memory.labels[rows] = -1
+    memory.imitate(rows[:1] + rows[3:], [False, True, False, False, False])
+    assert memory.labels[rows].tolist() == [0, -1, -1, -1, -1, 4, 5], "a random button that ended no loop"
+    for _ in range(5):  # the ring goes round
+        memory.add(0, 9, 0.0, False, pictures[0])
+    assert memory.labels[memory.actions == 9].tolist() == [-1] * 5
+
+
+def test_games_show_the_ways_to_milestones(tmp_path):
+    """Pressing A at the title of Tiny Town starts the game, which is a milestone."""
+    args = small(tmp_path / "none", tmp_path, max_steps=30)
+    memory = Memory(tmp_path / "memory", 0, 1, 60, (args.height, args.width, 3))
+    with contextlib.closing(EmeraldVectorEnv(1, max_steps=args.max_steps)) as envs:
+        player = Player(QNetwork(args), args)
+        player.choose = lambda pictures: np.zeros(len(pictures), int)
+        player.is_random = np.zeros(1, bool)
+        games = Games(envs, memory, args, seed=1)
+        rewards = []
+        while not any(reward > 0.5 for reward in rewards):
+            games.step(player)
+            rewards = memory.rewards[memory.actions >= 0]
+    labels = memory.labels[memory.actions >= 0]
+    assert labels[-1] == 0 and memory.labels[memory.heads[0]] == -1
+    assert not games.ways[0]
 
 
 def test_the_network_chooses_and_the_target_network_values():
