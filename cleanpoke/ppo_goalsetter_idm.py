@@ -62,6 +62,10 @@ ALARMS = {
 }
 
 
+LEAST_RESPONSE = 0.25
+"""Where actions move less than this share of the warm-up's spread, goals are not stretched any further."""
+
+
 @dataclasses.dataclass
 class Args:
     # Run
@@ -378,8 +382,10 @@ def sample_windows(warmup: Buffer, recent: Buffer, args: Args) -> Windows:
 class GoalSpace(nn.Module):
     """What the numbers of a goal mean. Fitted to the warm-up, then it stays, but for the forward model.
 
-    With z the standardised change over `distance` steps, a goal in passive_pca is V'(z - F(s, 0)) / std: the
-    change beyond what the forward model F expects without actions, along the directions V that actions move.
+    With z the standardised change over `distance` steps, a goal in passive_pca is V'(z - F(s, 0)) / r(s): the
+    change beyond what the forward model F expects without actions, along the directions V that actions move,
+    measured by the response r(s), what an action of size 1 changes in this state. With one measure for all
+    states, the same noise of goals would be no noise in the air and all there is on the ground.
     """
 
     def __init__(self, args: Args, num_inputs: int, num_actions: int, size: int):
@@ -425,7 +431,21 @@ class GoalSpace(nn.Module):
         if self.kind == "abs":
             return self.standardised(later)
         goals = self.residuals(states, later, distances) @ self.directions * self.scale[distances - 1]
+        if self.forward_model is not None:
+            goals = goals / self.responses(states, distances).clamp_min(LEAST_RESPONSE)
         return goals.clamp(-LARGEST, LARGEST)
+
+    def responses(self, states: Tensor, distances: Tensor) -> Tensor:
+        """(B, D): by how much the forward model expects actions of size 1 to move each number of a goal, in
+        units of its spread in the warm-up. Root of the sum of squares over the actions."""
+        squares = 0.0
+        for step in range(int(distances.max())):
+            for action in range(self.num_actions):
+                pulse = states.new_zeros(len(states), self.longest, self.num_actions)
+                pulse[:, step, action] = (step < distances).float()
+                up, down = (self.predicted_changes(states, one, distances) for one in (pulse, -pulse))
+                squares = squares + ((up - down) / 2 @ self.directions).square()
+        return squares.sqrt() * self.scale[distances - 1]
 
     def forward_loss(self, windows: Windows) -> Tensor:
         start, distances = windows.states[:, 0], windows.distances

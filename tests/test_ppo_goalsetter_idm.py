@@ -172,24 +172,56 @@ def test_goals_lie_along_what_actions_move():
     assert torch.allclose(space.directions.T @ space.directions, torch.eye(2), atol=1e-5)
 
 
-def test_passive_goals_depend_on_the_actions_and_not_on_the_drift():
+def fitted_space(buffer: Buffer, updates: int = 400) -> GoalSpace:
+    """Passive goals of one step, with a forward model that has learned this world."""
     torch.manual_seed(0)
-    buffer, args = drifting_world(), small_args()
+    args = small_args()
     space = GoalSpace(args, 4, 2, args.size_of_goal(4, 2))
     space.fit_moments(buffer)
     optimizer = torch.optim.Adam(space.parameters(), 3e-3)
-    ones = torch.ones(len(buffer.states), dtype=torch.int64)
-    for _ in range(400):
-        batch = buffer.windows(torch.randint(buffer.size, (256,)), ones[:256], 1)
+    ones = torch.ones(256, dtype=torch.int64)
+    for _ in range(updates):
+        batch = buffer.windows(torch.randint(buffer.size, (256,)), ones, 1)
         optimizer.zero_grad()
         space.forward_loss(batch).backward()
         optimizer.step()
     space.fit_directions(buffer)
-    goals = space.hindsight_goals(buffer.states, buffer.next_states, ones)
-    assert goals.shape == (4000, 2) and torch.allclose(goals.std(0), torch.ones(2), atol=0.05)
+    return space
+
+
+def test_passive_goals_depend_on_the_actions_and_not_on_the_drift():
+    buffer = drifting_world()
+    ones = torch.ones(len(buffer.states), dtype=torch.int64)
+    goals = fitted_space(buffer).hindsight_goals(buffer.states, buffer.next_states, ones)
+    assert goals.shape == (4000, 2)
+    assert torch.allclose(goals.std(0), buffer.actions.std().expand(2), atol=0.05)  # 1: an action of size 1
     for seen, share in ((buffer.actions, 0.95), (buffer.states, 0.0)):
         fit = torch.linalg.lstsq(seen, goals).solution
         assert float(script.share_explained(goals, seen @ fit)) == pytest.approx(share, abs=0.05)
+
+
+def test_goals_are_measured_by_what_actions_do_in_each_state():
+    """Where the last number is positive, actions do twice as much."""
+    still = drifting_world()
+    forces = still.next_states - still.states - 0.5 * still.states.flip(1)
+    strong = still.states[:, 3] > 0
+    still.next_states[strong] += forces[strong]
+    space, ones = fitted_space(still, updates=1500), torch.ones(4000, dtype=torch.int64)
+    clear = still.states[:, 3].abs() > 0.5  # the network bends slowly
+    spreads = []
+    for part in (strong & clear, ~strong & clear):
+        states, later = still.states[part], still.next_states[part]
+        spreads.append(space.hindsight_goals(states, later, ones[: len(states)]).std(0))
+        bare = space.residuals(states, later, ones[: len(states)]) @ space.directions
+        spreads.append(bare.std(0))
+    assert torch.allclose(spreads[0] / spreads[2], torch.ones(2), atol=0.15)
+    assert torch.allclose(spreads[1] / spreads[3], torch.full((2,), 2.0), atol=0.2)
+    with torch.no_grad():
+        for parameter in space.forward_model.parameters():
+            parameter.zero_()  # actions do nothing anywhere
+    goals = space.hindsight_goals(still.states, still.next_states, ones)
+    changes = space.changes(still.states, still.next_states, ones) @ space.directions * space.scale[0]
+    assert torch.allclose(goals, (changes / script.LEAST_RESPONSE).clamp(-script.LARGEST, script.LARGEST))
 
 
 def test_absolute_goals_are_states():
