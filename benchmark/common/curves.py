@@ -25,14 +25,21 @@ def smoothed(steps: np.ndarray, values: np.ndarray, bins: int) -> tuple[np.ndarr
 def draw_curves(
     path: Path, title: str, curves: dict[str, list[tuple[np.ndarray, np.ndarray]]], levels: dict[str, float]
 ) -> None:
-    """A line (steps, values) for each run, one colour for each label; levels: dashed lines across."""
+    """A line (steps, values) for each run, one colour for each label; levels: dashed lines across.
+
+    A level far above all curves would flatten them: the legend alone names it.
+    """
     if not (axes := new_picture(path)):
         return
     for index, (label, runs) in enumerate(curves.items()):
         for number, (steps, values) in enumerate(runs):
             axes.plot(steps, values, color=f"C{index}", alpha=0.8, label=None if number else label)
+    highest = max(float(values.max()) for runs in curves.values() for _, values in runs)
     for label, level in levels.items():
-        axes.axhline(level, color="grey", linestyle="--", linewidth=1, label=label)
+        if level > 3 * highest > 0:
+            axes.plot([], [], color="grey", linestyle="--", label=f"{label}: {level:g}, far above")
+        else:
+            axes.axhline(level, color="grey", linestyle="--", linewidth=1, label=label)
     axes.set(title=title, xlabel="decisions", ylabel="mean return of the games that ended")
     save_picture(axes, path, "learning curves")
 
