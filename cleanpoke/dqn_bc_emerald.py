@@ -142,7 +142,7 @@ class Args:
     """Exponent of the error in the probability of a draw; 0: all alike."""
     importance: float = 0.4
     """Exponent that corrects for it at first; 1 at the end."""
-    steps_per_update: int = 8
+    steps_per_update: int = 16
     """Steps of all games together for each update; a multiple of num_envs."""
 
     # Exploration
