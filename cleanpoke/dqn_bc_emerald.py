@@ -9,8 +9,10 @@ draws by priority (Schaul et al. 2016), half of each minibatch from demonstratio
 Axes: B rows of a minibatch, N games, A buttons; R places of the replay memory.
 """
 
+import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -38,6 +40,7 @@ from cleanpoke.envs.emerald.playing import (
     small_pictures,
     variants_of,
 )
+from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import (
@@ -172,6 +175,9 @@ def check(args: Args) -> None:
     for name in ("seed", "offline_steps", "online_steps", "num_episodes", "eval_episodes"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    for name in ("learning_rate", "max_gradient_norm", "huber_delta"):
+        if getattr(args, name) <= 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
     for name in ("demo_share", "epsilon", "epsilon_end", "gamma", "importance", "target_rate"):
         if not 0 <= getattr(args, name) <= 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be between 0 and 1")
@@ -257,6 +263,22 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64: the button to imitate; -1 where none is
 
 
+def reserve(path: Path) -> None:
+    """Takes the room of a file on the disk: one that fills up under a mapped file kills the process. Raises
+    CleanPokeError if there is too little."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    size = path.stat().st_size
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise CleanPokeError(
+            f"cannot take {size / 1e9:.1f} GB for {path} ({error.strerror}): make room, or lower "
+            "--memory-size"
+        ) from error
+
+
 class Memory:
     """Demonstrations, which stay, and behind them a ring of the latest steps of each game.
 
@@ -284,6 +306,7 @@ class Memory:
             path = folder / f"{name}.npy"
             if self.is_new:
                 values = np.lib.format.open_memmap(path, "w+", kind, shape)
+                reserve(path)
                 if fill:
                     values[:] = fill
                 return values
@@ -355,14 +378,14 @@ class Memory:
         """Labels the steps of an own way to a milestone with the buttons pressed there.
 
         Of the steps before one same screen only the last led on: whoever presses the last button of each gets
-        there without going round. A random button counts where the screen had been seen before, for then it
-        was what led on; elsewhere the next step may have had to put it right.
+        there without going round. A random button counts where it was what led on: before a screen that had
+        been seen before, and at the end. Elsewhere the next step may have had to put it right.
         """
         rows, is_random = rows[1 - self.ring :], is_random[1 - self.ring :]  # what is not overwritten yet
         screens = [self.pictures[row].tobytes() for row in rows]
         counts = Counter(screens)
         for index in {screen: index for index, screen in enumerate(screens)}.values():
-            if not is_random[index] or counts[screens[index]] > 1:
+            if not is_random[index] or counts[screens[index]] > 1 or index == len(rows) - 1:
                 self.labels[rows[index]] = self.actions[rows[index]]
 
     def draw(self, count: int, first: int, last: int, args: Args, importance: float, rng: Any) -> tuple:
@@ -526,12 +549,33 @@ class Games:
 # --- Training ---------------------------------------------------------------------------------------------
 
 
+def shrunk(episode: demos.Episode, args: Args) -> demos.Episode:
+    """The same with the small pictures that the network sees: whole ones of fifty episodes are gigabytes."""
+    screens, last = episode.observations, episode.final_observation
+    return dataclasses.replace(
+        episode,
+        observations=small_pictures(screens, args.height, args.width),
+        final_observation=None if last is None else small_pictures(last[None], args.height, args.width)[0],
+    )
+
+
+def milestones_of(path: Path, args: Args) -> dict[str, list[SaveState]]:
+    """The states of a demonstration's log that games may begin at. Raises CleanPokeError if it cannot be
+    played again."""
+    log = demos.load_log(path)
+    with contextlib.closing(demos.env_of(log, args.rom_path or TINY_TOWN)) as console:
+        try:
+            return demos.milestone_states(log, console)
+        except CleanPokeError as error:
+            raise CleanPokeError(f"{error}. Without its milestones: --no-curriculum") from error
+
+
 def main(args: Args) -> None:
     check(args)
     place = start(args.device, args.threads)
     device = place.device
     env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
-    episodes, logs = [], []
+    episodes, beginnings = [], []
     if args.demo_share:
         if not any(args.data.glob("*.npz")):
             record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
@@ -542,9 +586,9 @@ def main(args: Args) -> None:
                 "more with tools/collect_expert_data.py"
             )
         for path in paths[: args.num_episodes or len(paths)]:
-            episodes.append(demos.load_matching(path, demos.settings_of(env)))
-            if path.with_suffix(".demo").exists():
-                logs.append(demos.load_log(path.with_suffix(".demo")))
+            episodes.append(shrunk(demos.load_matching(path, demos.settings_of(env)), args))
+            if args.curriculum and args.online_steps and path.with_suffix(".demo").exists():
+                beginnings.append(milestones_of(path.with_suffix(".demo"), args))
     places = sum(len(episode) + 1 for episode in episodes)
 
     seed_everything(args.seed)
@@ -603,16 +647,14 @@ def main(args: Args) -> None:
                         max_steps=args.max_steps,
                         curriculum=args.curriculum,
                     )
-                    for log in logs if args.curriculum else ():
-                        console = demos.env_of(log, args.rom_path or TINY_TOWN)
-                        envs.call("remember", demos.milestone_states(log, console))
-                        console.close()
+                    for states in beginnings:
+                        envs.call("remember", states)
                     games = Games(envs, memory, args, seed=int(rng.integers(2**30)))
                     player = Player(network, args, args.epsilon, args.seed + step)
                 player.epsilon = args.epsilon + progress * (args.epsilon_end - args.epsilon)
                 for _ in range(args.steps_per_update // args.num_envs):
+                    env_steps += args.num_envs - int(games.is_over.sum())  # those only begin anew
                     ended += games.step(player)
-                    env_steps += args.num_envs
 
             # One update
             importance = args.importance + progress * (1 - args.importance)

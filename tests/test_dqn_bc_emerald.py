@@ -165,14 +165,21 @@ def test_of_an_own_way_the_last_button_of_each_screen_is_imitated(tmp_path):
     memory.labels[rows] = -1
     memory.imitate(rows[:1] + rows[3:], [False, True, False, False, False])
     assert memory.labels[rows].tolist() == [0, -1, -1, -1, -1, 4, 5], "a random button that ended no loop"
+    memory.labels[rows] = -1
+    memory.imitate(rows, [False] * 6 + [True])
+    assert memory.labels[rows[-1]] == 5, "a random button that got there"
+    memory.labels[rows] = -1
+    memory.imitate([rows[0]] * 3 + rows, [False] * 10)  # of a way longer than the ring the end is left
+    assert memory.labels[rows].tolist() == [0, -1, -1, 2, -1, 4, 5]
     for _ in range(5):  # the ring goes round
         memory.add(0, 9, 0.0, False, pictures[0])
     assert memory.labels[memory.actions == 9].tolist() == [-1] * 5
 
 
-def test_games_show_the_ways_to_milestones(tmp_path):
+@pytest.mark.parametrize("self_imitation", [True, False])
+def test_games_show_the_ways_to_milestones(tmp_path, self_imitation):
     """Pressing A at the title of Tiny Town starts the game, which is a milestone."""
-    args = small(tmp_path / "none", tmp_path, max_steps=30)
+    args = small(tmp_path / "none", tmp_path, max_steps=30, self_imitation=self_imitation)
     memory = Memory(tmp_path / "memory", 0, 1, 60, (args.height, args.width, 3))
     with contextlib.closing(EmeraldVectorEnv(1, max_steps=args.max_steps)) as envs:
         player = Player(QNetwork(args), args)
@@ -184,8 +191,23 @@ def test_games_show_the_ways_to_milestones(tmp_path):
             games.step(player)
             rewards = memory.rewards[memory.actions >= 0]
     labels = memory.labels[memory.actions >= 0]
-    assert labels[-1] == 0 and memory.labels[memory.heads[0]] == -1
+    assert labels[-1] == (0 if self_imitation else -1) and memory.labels[memory.heads[0]] == -1
     assert not games.ways[0]
+
+
+def test_a_new_game_begins_a_new_way(tmp_path):
+    args = small(tmp_path / "none", tmp_path, max_steps=3)
+    memory = Memory(tmp_path / "memory", 0, 1, 60, (args.height, args.width, 3))
+    with contextlib.closing(EmeraldVectorEnv(1, max_steps=args.max_steps)) as envs:
+        player = Player(QNetwork(args), args)
+        player.choose = lambda pictures: np.full(len(pictures), 7)  # RIGHT, which does nothing at the title
+        player.is_random = np.zeros(1, bool)
+        games = Games(envs, memory, args, seed=1)
+        lengths = []
+        for _ in range(9):
+            games.step(player)
+            lengths.append(len(games.ways[0]))
+    assert lengths == [1, 2, 3, 0, 1, 2, 3, 0, 1]
 
 
 def test_the_network_chooses_and_the_target_network_values():
@@ -254,8 +276,10 @@ def test_playing_sees_what_the_memory_holds(folder, tmp_path):
     player = Player(QNetwork(args), args, 0.0, 1)
     together = player.choose(np.array(memory.pictures[:8]))
     assert together.tolist() == [player.get_action(screen, {}) for screen in episode.observations[:8]]
+    assert player.is_random.tolist() == [False]
     player.epsilon = 1.0
     assert len(set(player.choose(np.array(memory.pictures[:60])).tolist())) > 5
+    assert player.is_random.tolist() == [True] * 60
 
 
 @pytest.mark.parametrize("imitation", ["margin", "cross_entropy"])
@@ -307,6 +331,17 @@ def test_experience_outlives_an_interruption(folder, tmp_path):
         )
 
 
+def test_a_damaged_log_stops_a_curriculum_before_anything_is_learned(tmp_path):
+    record_demonstrations(tmp_path / "data", None, 2, seed=1, max_steps=60)
+    (log,) = (tmp_path / "data").glob("episode_00001.demo")
+    log.write_bytes(b"nothing")
+    args = small(tmp_path / "data", tmp_path / "runs", online_steps=2)
+    with pytest.raises(CleanPokeError, match=r"episode_00001.demo.*"):
+        dqn_bc_emerald.main(args)
+    assert not list((tmp_path / "runs").glob("*"))
+    dqn_bc_emerald.main(small(tmp_path / "data", tmp_path / "runs", online_steps=2, curriculum=False))
+
+
 def test_it_learns_without_demonstrations_too(tmp_path):
     args = small(tmp_path / "none", tmp_path, demo_share=0.0, offline_steps=0, online_steps=4)
     dqn_bc_emerald.main(args)
@@ -320,6 +355,8 @@ def test_it_learns_without_demonstrations_too(tmp_path):
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"demo_share": 0.0}, "give --offline-steps 0"),
         ({"epsilon": 1.5}, "--epsilon must be between 0 and 1"),
+        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"huber_delta": 0.0}, "--huber-delta must be above 0"),
         ({"steps_per_update": 3}, "--steps-per-update must be a multiple"),
         ({"memory_size": 3}, "--memory-size must be at least"),
         ({"num_episodes": 7}, "holds 3 demonstrations; record more"),
