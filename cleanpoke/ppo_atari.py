@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-import ale_py
+import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,8 @@ class Args:
     """Checkpoint or run folder to continue, with its arguments where you give no others."""
     init_from: Path | None = None
     """Checkpoint whose network to start from, as a new run."""
+    init_optimizer: bool = False
+    """With --init-from: start from its optimizer's moments, too."""
     runs: Path = Path("runs")
     """Where the run's own folder goes."""
     total_timesteps: int = 10_000_000
@@ -168,6 +170,8 @@ def check(args: Args) -> None:
     for name in ("seed", "workers", "env_threads", "eval_episodes", "eval_every"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    if args.init_optimizer and not (args.init_from or args.resume):
+        raise CleanPokeError("--init-optimizer takes the optimizer of --init-from: give that, too")
     if args.stop_when_solved and math.isinf(args.solved_return):
         raise CleanPokeError(f"--stop-when-solved: say with --solved-at what solves {args.game}")
     if args.batch_size % args.num_minibatches:
@@ -186,7 +190,9 @@ def check(args: Args) -> None:
 
 def rom_name(env_id: str) -> str:
     """The game file of an environment: "ALE/MsPacman-v5" -> "ms_pacman". Raises CleanPokeError if unknown."""
-    games = {"".join(word.title() for word in rom.split("_")): rom for rom in ale_py.roms.get_all_rom_ids()}
+    # ale-py registers what one player can play.
+    specs = [spec for spec in gym.registry.values() if spec.namespace == "ALE"]
+    games = {spec.name: spec.kwargs["game"] for spec in specs}
     name = env_id.removeprefix("ALE/").removesuffix("-v5")
     if name in games and env_id == f"ALE/{name}-v5":
         return games[name]
@@ -549,6 +555,11 @@ def load_agent(path: Path, args: Args) -> Checkpoint:
     return checkpoint
 
 
+def is_solved(recent_returns: deque[float], args: Args) -> bool:
+    """Whether the last 100 games return on average what counts as solved."""
+    return len(recent_returns) == 100 and float(np.mean(recent_returns)) >= args.solved_return
+
+
 def main(args: Args) -> None:
     check(args)
     rom_name(args.env_id)
@@ -565,9 +576,12 @@ def main(args: Args) -> None:
     T, N = args.num_steps, args.num_envs // place.world
     envs = make_envs(args, N, args.sticky, life_loss=True)
     agent = Agent(int(envs.single_action_space.n) - args.drop_noop, args.channels).to(device)
-    if args.init_from and not args.resume:
-        agent.load_state_dict(load_agent(args.init_from, args).state["agent"])
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
+    if args.init_from and not args.resume:
+        parent = load_agent(args.init_from, args).state
+        agent.load_state_dict(parent["agent"])
+        if args.init_optimizer:
+            optimizer.load_state_dict(parent["optimizer"])
     recent_returns: deque[float] = deque(maxlen=100)
 
     iterations = args.total_timesteps // args.batch_size
@@ -588,13 +602,15 @@ def main(args: Args) -> None:
             optimizer.load_state_dict(run.checkpoint.state["optimizer"])
             recent_returns.extend(run.checkpoint.state["recent_returns"])
             restore_random_state(run.checkpoint.random_state)
-            if run.start_step // args.batch_size >= iterations:
-                run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
-                if place.is_first and args.eval_episodes:
-                    report_evaluation(run, agent, args, run.start_step, stop)
         step = run.start_step
-        needs_reset, solved = True, False
-        for iteration in range(step // args.batch_size, iterations):
+        was_solved = args.stop_when_solved and is_solved(recent_returns, args)
+        if was_solved or step // args.batch_size >= iterations:
+            advice = "--no-stop-when-solved goes on" if was_solved else "raise --total-timesteps"
+            run.progress.print(f"this run has ended ({step:,} steps): {advice}")
+            if place.is_first and args.eval_episodes:
+                report_evaluation(run, agent, args, step, stop)
+        needs_reset = True
+        for iteration in range(iterations if was_solved else step // args.batch_size, iterations):
             began = time.monotonic()
             fraction = 1 - iteration / iterations if args.anneal_lr else 1.0
             optimizer.param_groups[0]["lr"] = fraction * args.learning_rate
@@ -656,7 +672,7 @@ def main(args: Args) -> None:
                 (returns - agent.return_mean) / agent.return_std,
                 (old_values - agent.return_mean) / agent.return_std,
             )
-            sums: dict[str, float] = {}
+            sums: dict[str, Tensor] = {}
             count = 0
             for _ in range(args.update_epochs):
                 order = torch.randperm(T * N).to(device)
@@ -671,7 +687,7 @@ def main(args: Args) -> None:
                     optimizer.step()
                     count += 1
                     for name, metric in (metrics | {"grad/norm": norm}).items():
-                        sums[name] = sums.get(name, 0.0) + float(metric)
+                        sums[name] = sums.get(name, 0.0) + metric  # a tensor: a GPU need not wait for it
                 if args.target_kl is not None:
                     (divergence,) = global_sums(metrics["losses/approx_kl"] / place.world)
                     if float(divergence) > args.target_kl:
@@ -683,8 +699,8 @@ def main(args: Args) -> None:
             # What people see of it
             spread = float(returns.var())
             mean_return = float(np.mean(recent_returns)) if recent_returns else math.nan
-            solved = len(recent_returns) == 100 and mean_return >= args.solved_return
-            metrics = {name: total / count for name, total in sums.items()} | {
+            solved = is_solved(recent_returns, args)
+            metrics = {name: float(total) / count for name, total in sums.items()} | {
                 "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
                 "value/mean": float(old_values.mean()),
                 "value/return_std": float(returns.std()),
@@ -694,6 +710,7 @@ def main(args: Args) -> None:
                 "reward/max": float(raw_rewards.max()),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/playing_share": seconds_playing / seconds,
+                "charts/updates_per_second": count / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],
                 "charts/solved": float(solved),
             }

@@ -9,9 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 
 import packaging.requirements
+import torch
+
+from cleanpoke.compute import multiplies_bfloat16
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE_FOLDER = ROOT / "cleanpoke" / "envs" / "showdown" / "node"
+
+
+def test_processors_compute_in_bfloat16_only_if_they_multiply_its_matrices(tmp_path):
+    info = tmp_path / "cpuinfo"
+    for flags, expected in (("fpu avx512_bf16 amx_bf16", True), ("fpu avx512_bf16", False), ("fpu", False)):
+        info.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n")
+        assert multiplies_bfloat16(torch.device("cpu"), info) == expected
+    assert not multiplies_bfloat16(torch.device("cpu"), tmp_path / "none")
 
 
 def requirements() -> dict[str, str]:

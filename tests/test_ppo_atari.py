@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import imageio.v2 as imageio
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke import ppo_atari
 from cleanpoke.errors import CleanPokeError
@@ -260,9 +262,76 @@ def test_torchrun_trains_one_network_in_one_folder(tmp_path):
     assert json.loads((folder / "evaluation.json").read_text())["greedy"]["episodes"] == 1
 
 
-def test_a_game_that_reaches_the_time_limit_is_bootstrapped(tmp_path, monkeypatch):
-    short = functools.partial(ppo_atari.AtariVectorEnv, max_num_frames_per_episode=40)
+class RecordedGames(ppo_atari.AtariVectorEnv):
+    """Keeps what was sent to the games and what came back."""
+
+    records: ClassVar[list[dict]] = []
+
+    def send(self, actions: np.ndarray) -> None:
+        self.records.append({"actions": actions.copy()})
+        super().send(actions)
+
+    def recv(self) -> tuple:
+        frames, rewards, terminated, truncated, info = super().recv()
+        kept = {"rewards": rewards, "terminated": terminated, "truncated": truncated}
+        kept |= {"game_frames": info["episode_frame_number"]}
+        if "final_obs" in info:
+            kept["final_frames"] = info["final_obs"]
+        self.records[-1] |= {name: np.array(value) for name, value in kept.items()}
+        return frames, rewards, terminated, truncated, info
+
+
+@pytest.fixture
+def records(monkeypatch) -> list[dict]:
+    """What happens in the games of training from here on, step by step."""
+    monkeypatch.setattr(RecordedGames, "records", [])
+    monkeypatch.setattr(ppo_atari, "AtariVectorEnv", RecordedGames)
+    return RecordedGames.records
+
+
+def limit_games(monkeypatch, frames: int = 40) -> None:
+    """Games are cut off after so many frames; forty are ten decisions."""
+    short = functools.partial(ppo_atari.AtariVectorEnv, max_num_frames_per_episode=frames)
     monkeypatch.setattr(ppo_atari, "AtariVectorEnv", short)
+
+
+def test_lost_lives_end_returns_and_actions_meet_their_rewards(tmp_path, monkeypatch, records):
+    """What the update gets is what was played: in Breakout games lose five lives."""
+    seen, real = [], ppo_atari.Rows
+    advantages_of = ppo_atari.generalized_advantages
+
+    def spy(rewards, values, dones, *rest):
+        seen.append({"rewards": rewards.copy(), "dones": dones.copy()})
+        return advantages_of(rewards, values, dones, *rest)
+
+    def rows_spy(*columns):
+        if columns[0].shape[0] == 2 * 400:  # the rollout, not a minibatch
+            seen[-1]["actions"] = columns[1].view(400, 2).clone()
+        return real(*columns)
+
+    monkeypatch.setattr(ppo_atari, "generalized_advantages", spy)
+    monkeypatch.setattr(ppo_atari, "Rows", rows_spy)
+    options = {"env_id": "ALE/Breakout-v5", "num_steps": 400, "total_timesteps": 800, "learning_rate": 0.0}
+    folder = small_run(tmp_path, **options, update_epochs=1)
+    stacks = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    (rollout,) = seen
+    assert (rollout["actions"].numpy() == stacks["actions"]).all()
+    assert (rollout["rewards"] == np.sign(stacks["rewards"])).all() and stacks["rewards"].any()
+    assert (rollout["dones"] == (stacks["terminated"] | stacks["truncated"])).all()
+    returns, running = [], np.zeros(2)
+    before = np.zeros(2)
+    for rewards, frames in zip(stacks["rewards"], stacks["game_frames"], strict=True):
+        running += rewards
+        for env in np.flatnonzero(frames < before):
+            returns.append(running[env])
+            running[env] = 0.0
+        before = frames
+    assert rollout["dones"].sum() > 3 * len(returns) > 0
+    assert list(load_checkpoint(folder).state["recent_returns"]) == returns
+
+
+def test_a_game_that_reaches_the_time_limit_is_bootstrapped(tmp_path, monkeypatch, records):
+    limit_games(monkeypatch)
     seen, real = [], ppo_atari.generalized_advantages
 
     def spy(rewards, values, dones, *rest):
@@ -270,10 +339,32 @@ def test_a_game_that_reaches_the_time_limit_is_bootstrapped(tmp_path, monkeypatc
         return real(rewards, values, dones, *rest)
 
     monkeypatch.setattr(ppo_atari, "generalized_advantages", spy)
-    small_run(tmp_path, total_timesteps=32)
-    rewards, dones = seen[0]  # (16, 2): forty frames are ten decisions
-    assert dones[9].all() and dones.sum() == 2
-    assert (rewards[9] != 0).all() and (np.delete(rewards, 9, 0) == 0).all()
+    agent, args, _ = ppo_atari.open_agent(small_run(tmp_path, total_timesteps=32, learning_rate=0.0))
+    rewards, dones = seen[0]  # (16, 2)
+    assert dones[9].all() and dones.sum() == 2 and records[9]["truncated"].all()
+    last = ppo_atari.observe(records[9]["final_frames"], args, torch.device("cpu"))
+    with torch.inference_mode():
+        _, values = act_and_value(last, agent.weights(torch.float32, args.blocks))
+    assert rewards[9] == pytest.approx(args.gamma * values.numpy(), rel=1e-4)
+    assert (np.delete(rewards, 9, 0) == 0).all()
+
+
+def test_a_solved_game_ends_the_run_and_evaluations_end_at_the_time_limit(tmp_path, monkeypatch):
+    limit_games(monkeypatch)
+    options = {"num_envs": 10, "solved_at": -1.0, "stop_when_solved": True, "eval_episodes": 2}
+    options |= {"total_timesteps": 16_000, "update_epochs": 1}
+    folder = small_run(tmp_path, **options)
+    step = load_checkpoint(folder).step
+    assert 1000 <= step < 1500  # a hundred games of ten decisions
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    solved = [event.value for event in events.Scalars("charts/solved")]
+    assert solved[-1] == 1 and not any(solved[:-1])
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, **options, resume=folder) == folder  # cut off before its evaluation
+    assert results.read_text() == before and load_checkpoint(folder).step == step
 
 
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
@@ -295,6 +386,13 @@ def test_a_network_can_start_from_another_run(tmp_path):
     second = small_run(tmp_path / "second", init_from=first, total_timesteps=32, learning_rate=0.0)
     for name, weights in load_checkpoint(first).state["agent"].items():
         assert torch.equal(weights, load_checkpoint(second).state["agent"][name])
+    updates = []
+    for init_optimizer in (False, True):
+        options = {"init_from": first, "init_optimizer": init_optimizer, "total_timesteps": 32}
+        third = small_run(tmp_path / f"third_{init_optimizer}", **options)
+        (moments, *_) = load_checkpoint(third).state["optimizer"]["state"].values()
+        updates.append(int(moments["step"]))
+    assert updates == [16, 32]
 
 
 def test_colours_and_games_without_a_noop_are_learned_and_come_back(tmp_path):
@@ -343,6 +441,8 @@ def test_evaluations_are_filmed(tmp_path, monkeypatch):
         ({"seed": -1}, "--seed must not be negative"),
         ({"env_id": "ALE/Tennis-v5", "stop_when_solved": True}, "--solved-at"),
         ({"total_timesteps": 10}, "at least one rollout"),
+        ({"env_id": "ALE/Combat-v5"}, "unknown game"),  # it takes two players
+        ({"init_optimizer": True}, "--init-from"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(changes, message, tmp_path):

@@ -134,12 +134,13 @@ class EmeraldEnv(gym.Env):
         """Options: "state", a SaveState to begin from; "variant", of Tiny Town, for this episode."""
         super().reset(seed=seed)
         options = options or {}
-        state = options.get("state", self.start_state)
+        state = options.get("state")
         drawn = self._draw_variant()  # always, so that options do not change the episodes after
         if state is None and self.curriculum and self.milestone_states and self.np_random.random() < 0.5:
             name = list(self.milestone_states)[self.np_random.integers(len(self.milestone_states))]
             states = self.milestone_states[name]
             state = states[self.np_random.integers(len(states))]
+        state = state or self.start_state
         is_remembered = True
         if state is None:
             variant = int(options.get("variant", drawn))

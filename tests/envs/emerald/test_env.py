@@ -105,6 +105,19 @@ def test_a_curriculum_remembers_the_last_states_and_none_that_is_won():
     assert env.reset(seed=1)[1]["steps"] == 0
 
 
+def test_a_curriculum_goes_beside_a_start_state():
+    env = EmeraldEnv(curriculum=True)
+    env.reset(seed=0)
+    start = env.save_state()
+    env.step(env.buttons.index("START"))
+    later = env.save_state()
+    env = EmeraldEnv(curriculum=True, start_state=start)
+    env.remember({"GAME_STARTED": [later]})
+    begun = [env.reset(seed=1 if number == 0 else None) and env.start for number in range(40)]
+    assert 10 < sum(state == later for state in begun) < 30
+    assert all(state in (start, later) for state in begun)
+
+
 def test_a_state_begins_the_same_episode_however_often():
     """The first time it runs a frame, later it remembers it, until too many other states have come."""
     env, expert, states = EmeraldEnv(), Expert(), []
