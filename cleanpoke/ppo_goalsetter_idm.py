@@ -398,7 +398,7 @@ class GoalSpace(nn.Module):
         self.register_buffer("change_mean", torch.zeros(K, num_inputs))  # row k - 1: over k steps
         self.register_buffer("change_std", torch.ones(K, num_inputs))
         self.register_buffer("directions", torch.eye(num_inputs)[:, :size].clone())  # (O, D)
-        self.register_buffer("scale", torch.ones(K, size))
+        self.register_buffer("inverse_spread", torch.ones(K, size))
         self.forward_model = None
         if self.kind == "passive_pca":
             inputs = num_inputs + K * num_actions + K
@@ -430,7 +430,9 @@ class GoalSpace(nn.Module):
         """The goals (B, D) that have been reached: states (B, O), and those `distances` (B,) steps later."""
         if self.kind == "abs":
             return self.standardised(later)
-        goals = self.residuals(states, later, distances) @ self.directions * self.scale[distances - 1]
+        goals = (
+            self.residuals(states, later, distances) @ self.directions * self.inverse_spread[distances - 1]
+        )
         if self.forward_model is not None:
             goals = goals / self.responses(states, distances).clamp_min(LEAST_RESPONSE)
         return goals.clamp(-LARGEST, LARGEST)
@@ -438,14 +440,16 @@ class GoalSpace(nn.Module):
     def responses(self, states: Tensor, distances: Tensor) -> Tensor:
         """(B, D): by how much the forward model expects actions of size 1 to move each number of a goal, in
         units of its spread in the warm-up. Root of the sum of squares over the actions."""
-        squares = 0.0
+        squares = states.new_zeros(len(states), self.directions.shape[1])
         for step in range(int(distances.max())):
+            rows = distances > step  # in the others this step comes too late
+            start, distance = states[rows], distances[rows]
             for action in range(self.num_actions):
-                pulse = states.new_zeros(len(states), self.longest, self.num_actions)
-                pulse[:, step, action] = (step < distances).float()
-                up, down = (self.predicted_changes(states, one, distances) for one in (pulse, -pulse))
-                squares = squares + ((up - down) / 2 @ self.directions).square()
-        return squares.sqrt() * self.scale[distances - 1]
+                pulse = states.new_zeros(len(start), self.longest, self.num_actions)
+                pulse[:, step, action] = 1.0
+                up, down = (self.predicted_changes(start, one, distance) for one in (pulse, -pulse))
+                squares[rows] += ((up - down) / 2 @ self.directions).square()
+        return squares.sqrt() * self.inverse_spread[distances - 1]
 
     def forward_loss(self, windows: Windows) -> Tensor:
         start, distances = windows.states[:, 0], windows.distances
@@ -465,7 +469,7 @@ class GoalSpace(nn.Module):
 
     @torch.no_grad()
     def fit_directions(self, warmup: Buffer) -> None:
-        """The directions in which residuals vary most with the actions, and their scale at every distance.
+        """The directions in which residuals vary most with the actions, and their spread at every distance.
 
         passive_pca, and delta with fewer numbers than there are observed.
         """
@@ -483,7 +487,7 @@ class GoalSpace(nn.Module):
         for distance in range(1, self.longest + 1):
             windows = self.all_windows(warmup, distance)
             residuals = self.residuals(windows.states[:, 0], windows.last_states, windows.distances)
-            self.scale[distance - 1] = 1 / ((residuals @ self.directions).std(0) + 1e-6)
+            self.inverse_spread[distance - 1] = 1 / ((residuals @ self.directions).std(0) + 1e-6)
 
     def all_windows(self, buffer: Buffer, distance: int) -> Windows:
         rows = torch.nonzero(buffer.steps_left[: buffer.size] >= distance)[:, 0]
@@ -1275,6 +1279,14 @@ def load_idm(agent: Agent, path: Path, args: Args, encoder: str) -> None:
     if not weights:
         raise CleanPokeError(f"{checkpoint.path} holds no IDM (--mode ppo trains none): give another file")
     refuse_other(checkpoint, args, IDM_SHAPING, encoder)
+    own = agent.state_dict()
+    if {name: one.shape for name, one in weights.items()} != {
+        name: own[name].shape for name in idm_weights(own)
+    }:
+        raise CleanPokeError(
+            f"{checkpoint.path} holds another IDM than this {SCRIPT}.py builds: train it again, or use the "
+            "version of CleanPoke that wrote it"
+        )
     agent.load_state_dict(weights, strict=False)
     agent.move_acting_idm(stays=0.0)
 

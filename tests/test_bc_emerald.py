@@ -142,10 +142,17 @@ def test_wrong_arguments_are_told_in_one_line(folder, tmp_path, changes, message
 
 def test_only_tiny_town_records_its_own_demonstrations(tmp_path):
     content = bytearray(TINY_TOWN.read_bytes())
-    content[0xAC:0xB0] = b"BPEE"
+    content[0xAC:0xB0], content[0xBC] = b"BPEE", 0
     (tmp_path / "other.gba").write_bytes(content)
     with pytest.raises(CleanPokeError, match=r"no demonstrations of other\.gba: record some"):
         bc_emerald.main(small(tmp_path / "none", tmp_path, rom_path=tmp_path / "other.gba"))
+
+
+def test_nothing_is_recorded_into_a_folder_of_other_files(tmp_path):
+    (tmp_path / "slot_1.state").write_bytes(b"a state")
+    with pytest.raises(CleanPokeError, match="no demonstrations .* give another --data"):
+        record_demonstrations(tmp_path, None, 1, seed=1, max_steps=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["slot_1.state"]
 
 
 def test_demonstrations_of_another_cartridge_are_refused(folder, tmp_path):

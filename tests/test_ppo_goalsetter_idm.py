@@ -220,8 +220,28 @@ def test_goals_are_measured_by_what_actions_do_in_each_state():
         for parameter in space.forward_model.parameters():
             parameter.zero_()  # actions do nothing anywhere
     goals = space.hindsight_goals(still.states, still.next_states, ones)
-    changes = space.changes(still.states, still.next_states, ones) @ space.directions * space.scale[0]
+    changes = (
+        space.changes(still.states, still.next_states, ones) @ space.directions * space.inverse_spread[0]
+    )
     assert torch.allclose(goals, (changes / script.LEAST_RESPONSE).clamp(-script.LARGEST, script.LARGEST))
+
+
+def test_responses_add_up_the_steps_that_come_before_the_goal():
+    """With a linear forward model the response is the length of its columns, seen along the directions."""
+    torch.manual_seed(0)
+    args = small_args(goal_steps=2, goal_dim=3, window=3)
+    space = GoalSpace(args, 4, 2, args.size_of_goal(4, 2))
+    space.forward_model = torch.nn.Linear(4 + 3 * 2 + 3, 4)
+    space.directions.copy_(torch.linalg.qr(torch.randn(4, 4)).Q[:, :3])
+    space.inverse_spread.copy_(torch.rand(3, 3) + 0.5)
+    columns = space.forward_model.weight.detach()[:, 4 : 4 + 3 * 2].view(4, 3, 2)  # state, step, action
+    seen = torch.einsum("osa,od->dsa", columns, space.directions)
+    distances = torch.tensor([3, 1, 2, 1])
+    with torch.no_grad():
+        responses = space.responses(torch.randn(4, 4), distances)
+    for row, distance in enumerate(distances.tolist()):
+        length = seen[:, :distance].square().sum((1, 2)).sqrt()
+        assert torch.allclose(responses[row], length * space.inverse_spread[distance - 1], atol=1e-5)
 
 
 def test_absolute_goals_are_states():
@@ -499,7 +519,7 @@ def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
     assert results.read_text() == before
 
 
-def test_an_idm_can_be_kept_and_be_the_fixed_one_of_another_run(tmp_path):
+def test_an_idm_can_be_kept_and_be_the_fixed_one_of_another_run(tmp_path, monkeypatch):
     file = tmp_path / "kept" / "idm.pt"
     first = small_run(tmp_path, mode="closeness", save_idm=file)
     kept = script.idm_weights(load_checkpoint(first).state["agent"])
@@ -514,6 +534,9 @@ def test_an_idm_can_be_kept_and_be_the_fixed_one_of_another_run(tmp_path):
         small_run(tmp_path, load_idm=file, goal_space="delta")
     with pytest.raises(CleanPokeError, match="holds no IDM"):
         small_run(tmp_path, load_idm=small_run(tmp_path / "ppo", mode="ppo"))
+    monkeypatch.setattr(script.MlpIDM.__init__, "__defaults__", (64,))  # as another version builds it
+    with pytest.raises(CleanPokeError, match="holds another IDM than this"):
+        small_run(tmp_path, load_idm=file)
 
 
 def test_a_random_idm_stays_as_it_was_born(tmp_path):

@@ -87,7 +87,7 @@ def test_wrong_arguments_are_told_in_one_line(tmp_path, changes, message):
 def test_other_cartridges_need_an_agent_and_a_folder_of_their_own(record, tmp_path):
     record(Args(tmp_path / "tiny", episodes=1, max_steps=5))
     content = bytearray(TINY_TOWN.read_bytes())
-    content[0xAC:0xB0] = b"BPEE"
+    content[0xAC:0xB0], content[0xBC] = b"BPEE", 0
     (tmp_path / "other.gba").write_bytes(content)
     with pytest.raises(CleanPokeError, match="the scripted expert cannot play"):
         collect_expert_data.main(Args(tmp_path / "tiny", rom_path=tmp_path / "other.gba"))

@@ -25,6 +25,8 @@ from cleanpoke.errors import CleanPokeError
 
 TINY_TOWN = Path(__file__).parent / "tiny_town" / "tiny_town.gba"
 TINY_TOWN_CODE = "ZTTE"
+EMERALD = ("BPEE", 0)
+"""Game code and revision of the one cartridge whose memory memory.py knows: Pokémon Emerald (USA, 1.0)."""
 
 
 def is_tiny_town(rom_path: Path) -> bool:
@@ -102,6 +104,14 @@ class EmeraldEnv(gym.Env):
             )
         self.core = Core(rom_path)
         self.is_tiny_town = self.core.game_code == TINY_TOWN_CODE
+        identity = (self.core.game_code, self.core.revision)
+        if not self.is_tiny_town and identity != EMERALD:
+            self.core.close()
+            raise CleanPokeError(
+                f"{rom_path} is {self.core.title!r}, code {identity[0]!r}, revision {identity[1]}, whose "
+                "memory is not known: give Pokémon Emerald (USA, 1.0), code 'BPEE', revision 0, or no ROM at "
+                "all (tools/check_rom.py tells more)"
+            )
         if variant != 0 and not self.is_tiny_town:
             raise CleanPokeError(f"only Tiny Town has variants: leave `variant` out for {rom_path}")
         self.start_state = SaveState.load(start_state) if isinstance(start_state, str | Path) else start_state

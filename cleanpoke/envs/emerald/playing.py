@@ -178,8 +178,10 @@ def record_demonstrations(
     """The scripted expert plays Tiny Town with a little noise, to have something to learn from.
 
     The folder gets its name when all are there; an interrupted recording goes on where it stopped. Raises
-    CleanPokeError for another cartridge, which no script can play.
+    CleanPokeError for another cartridge, which no script can play, and for a folder that holds other files.
     """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CleanPokeError(f"{folder} holds files, but no demonstrations (*.npz): give another --data")
     if not is_tiny_town(rom_path or TINY_TOWN):
         raise CleanPokeError(
             f"{folder} holds no demonstrations of {rom_path.name}: record some with "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from cleanpoke.envs.emerald.env import MAX_BEGINNINGS, EmeraldEnv
+from cleanpoke.envs.emerald.env import MAX_BEGINNINGS, TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
@@ -247,6 +247,19 @@ def is_running(process: Path) -> bool:
         return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_games_whose_memory_is_not_known_are_refused(tmp_path):
+    content = bytearray(TINY_TOWN.read_bytes())
+    path = tmp_path / "other.gba"
+    for code, revision, is_known in ((b"AXVE", 0, False), (b"BPEE", 1, False), (b"BPEE", 0, True)):
+        content[0xAC:0xB0], content[0xBC] = code, revision
+        path.write_bytes(content)
+        if is_known:
+            assert not EmeraldEnv(path).is_tiny_town
+            continue
+        with pytest.raises(CleanPokeError, match=r"other\.gba.*give Pokémon Emerald \(USA, 1\.0\)"):
+            EmeraldEnv(path)
 
 
 def test_wrong_arguments_are_told_in_one_line(tmp_path):
