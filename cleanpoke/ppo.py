@@ -411,6 +411,7 @@ def main(args: Args) -> None:
     actions = torch.zeros(T, N, dtype=torch.int64)
     log_probabilities, values = torch.zeros(T, N), torch.zeros(T + 1, N)
     rewards, dones = np.zeros((T, N), np.float32), np.zeros((T, N), np.float32)
+    raw_rewards = np.zeros((T, N), np.float32)
 
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     with Run(__file__, args.env_id.replace("/", "_"), args, **options) as run, StopSignal() as stop:
@@ -444,7 +445,7 @@ def main(args: Args) -> None:
                     log_probabilities[t] = log_pi.gather(1, actions[t][:, None])[:, 0]
                     values[t] = agent.value(value)
                     seen, reward, terminated, truncated, info = envs.step(actions[t].numpy())
-                    rewards[t], dones[t] = reward, terminated | truncated
+                    raw_rewards[t], rewards[t], dones[t] = reward, reward, terminated | truncated
                     if truncated.any():
                         last = observe(envs, np.stack(info["final_obs"][truncated]))
                         bootstrap = agent.value(agent.critic(last)[:, 0]).numpy()
@@ -499,8 +500,8 @@ def main(args: Args) -> None:
                 "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
                 "value/mean": float(values.mean()),
                 "value/return_std": float(returns.std()),
-                "reward/mean": float(rewards.mean()),
-                "reward/std": float(rewards.std()),
+                "reward/mean": float(raw_rewards.mean()),
+                "reward/std": float(raw_rewards.std()),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],
                 "charts/solved": float(solved),

@@ -520,6 +520,7 @@ def main(args: Args) -> None:
     actions = torch.zeros(T, N, dtype=torch.int64, device=device)
     log_probabilities, values = torch.zeros(T, N, device=device), torch.zeros(T + 1, N, device=device)
     rewards, dones = np.zeros((T, N), np.float32), np.zeros((T, N), np.float32)
+    raw_rewards = np.zeros((T, N), np.float32)
 
     def look(screens: np.ndarray, variables: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(screens).to(device), torch.from_numpy(variables).to(device)
@@ -557,7 +558,7 @@ def main(args: Args) -> None:
                     values[t] = agent.value(value)
                     screens, variables, reward, terminated, truncated = games.step(actions[t].cpu().numpy())
                     over = terminated | truncated
-                    rewards[t], dones[t] = reward, over
+                    raw_rewards[t], rewards[t], dones[t] = reward, reward, over
                     if truncated.any():
                         # At the time limit ViZDoom shows nothing: the state before stands in for the last.
                         rewards[t, truncated] += args.gamma * values[t].cpu().numpy()[truncated]
@@ -615,8 +616,8 @@ def main(args: Args) -> None:
                 "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
                 "value/mean": float(values.mean()),
                 "value/return_std": float(returns.std()),
-                "reward/mean": float(rewards.mean()),
-                "reward/std": float(rewards.std()),
+                "reward/mean": float(raw_rewards.mean()),
+                "reward/std": float(raw_rewards.std()),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/playing_share": seconds_playing / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke import ppo
 from cleanpoke.errors import CleanPokeError
@@ -50,12 +51,17 @@ def test_numbers_become_one_hot_and_taxi_gives_its_mask():
     assert mask.dtype == torch.bool and mask.shape == (3, 6) and 0 < mask.sum() < 18
 
 
-def test_cut_off_episodes_are_bootstrapped_and_lost_ones_are_not(tmp_path, monkeypatch):
-    """CartPole cut off after 5 decisions: a reward of 1 each, and in the last the value of what follows."""
+@pytest.fixture
+def cut_off(monkeypatch):
+    """Every episode ends after 5 decisions at the latest."""
     real = gym.make_vec
     monkeypatch.setattr(
         ppo.gym, "make_vec", lambda *args, **options: real(*args, max_episode_steps=5, **options)
     )
+
+
+def test_cut_off_episodes_are_bootstrapped_and_lost_ones_are_not(tmp_path, monkeypatch, cut_off):
+    """CartPole cut off after 5 decisions: a reward of 1 each, and in the last the value of what follows."""
     seen = []
 
     def spy(rewards, values, dones, *rest):
@@ -88,6 +94,19 @@ def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(tmp
         assert other.step == 768
         for name, weights in load_checkpoint(whole).state["agent"].items():
             assert torch.equal(weights, other.state["agent"][name]), name
+
+
+def logged(folder: Path) -> dict[str, list[float]]:
+    """Every curve of a run."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {name: [point.value for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_rewards_are_logged_as_the_world_gave_them(tmp_path, cut_off):
+    """A pole that stands brings 1 for each decision, whatever the critic expects after the time limit."""
+    curves = logged(small_run(tmp_path))
+    assert set(curves["reward/mean"]) == {1.0} and set(curves["reward/std"]) == {0.0}
+    assert set(curves["charts/episodic_return"]) == {5.0}
 
 
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path):

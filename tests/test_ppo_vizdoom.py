@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke import ppo_vizdoom
 from cleanpoke.errors import CleanPokeError
@@ -120,6 +121,15 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(tmp_path):
     resumed = load_checkpoint(small_run(tmp_path / "again", resume=middle))
     for name, weights in load_checkpoint(whole).state["agent"].items():
         assert torch.equal(weights, resumed.state["agent"][name]), name
+
+
+def test_rewards_are_logged_as_the_game_gave_them(tmp_path):
+    """With 310 tics to a decision each one runs into Basic's time limit, and its reward is its return."""
+    folder = small_run(tmp_path, frame_skip=310, num_steps=4, total_timesteps=16)
+    events = EventAccumulator(str(folder)).Reload()
+    curves = {name: [point.value for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert curves["reward/mean"] == pytest.approx(curves["charts/episodic_return"])
+    assert set(curves["charts/episodic_length"]) == {1.0}
 
 
 def test_a_run_ends_with_an_evaluation(tmp_path):
