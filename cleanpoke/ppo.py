@@ -74,6 +74,8 @@ class Args:
     """Mean return of the last 100 episodes that counts as solved; default: gymnasium's own threshold."""
     stop_when_solved: bool = False
     """End the run as soon as the environment is solved."""
+    keep: int = 2
+    """How many of the newest checkpoints stay; tools/render_progression.py films all that stay."""
 
     # Algorithm
     num_envs: int = 16
@@ -123,7 +125,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raises CleanPokeError for arguments that do not fit together."""
-    for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every"):
+    for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every", "keep"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("seed", "eval_episodes", "eval_every"):
@@ -414,6 +416,7 @@ def main(args: Args) -> None:
     raw_rewards = np.zeros((T, N), np.float32)
 
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
+    options["keep"] = args.keep
     with Run(__file__, args.env_id.replace("/", "_"), args, **options) as run, StopSignal() as stop:
         if run.checkpoint:
             agent.load_state_dict(run.checkpoint.state["agent"])
@@ -459,6 +462,7 @@ def main(args: Args) -> None:
                         episode_return[over], episode_steps[over] = 0.0, 0
                 values[T] = agent.value(agent.critic(observe(envs, seen))[:, 0])
             recent_returns.extend(finished_returns)
+            seconds_playing = time.monotonic() - began
 
             # Update
             advantages = generalized_advantages(rewards, values.numpy(), dones, args.gamma, args.gae_lambda)
@@ -502,14 +506,25 @@ def main(args: Args) -> None:
                 "value/return_std": float(returns.std()),
                 "reward/mean": float(raw_rewards.mean()),
                 "reward/std": float(raw_rewards.std()),
+                "reward/min": float(raw_rewards.min()),
+                "reward/max": float(raw_rewards.max()),
                 "charts/SPS": args.batch_size / seconds,
+                "charts/playing_share": seconds_playing / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],
                 "charts/solved": float(solved),
             }
+            metrics |= {
+                f"grad/norm_{name}": float(torch.stack([p.grad.norm() for p in part.parameters()]).norm())
+                for name, part in agent.named_modules()
+                if isinstance(part, nn.Linear)
+            }
             if finished_returns:
+                run.log_histogram(step - 1, "reward/episodic_returns", np.array(finished_returns))
                 metrics["charts/episodic_return"] = float(np.mean(finished_returns))
                 metrics["charts/episodic_length"] = float(np.mean(finished_lengths))
             run.log(step - 1, metrics)
+            if raw_rewards.any():
+                run.log_histogram(step - 1, "reward/raw", raw_rewards[raw_rewards != 0])
             shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
             run.progress.update(step, iterations * args.batch_size, shown)
 

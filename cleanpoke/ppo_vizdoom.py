@@ -618,15 +618,24 @@ def main(args: Args) -> None:
                 "value/return_std": float(returns.std()),
                 "reward/mean": float(raw_rewards.mean()),
                 "reward/std": float(raw_rewards.std()),
+                "reward/min": float(raw_rewards.min()),
+                "reward/max": float(raw_rewards.max()),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/playing_share": seconds_playing / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],
                 "charts/solved": float(solved),
             }
+            metrics |= {
+                f"grad/norm_{name}": float(torch.stack([p.grad.norm() for p in part.parameters()]).norm())
+                for name, part in agent.named_children()
+            }
             if finished_returns:
+                run.log_histogram(step - 1, "reward/episodic_returns", np.array(finished_returns))
                 metrics["charts/episodic_return"] = float(np.mean(finished_returns))
                 metrics["charts/episodic_length"] = float(np.mean(finished_lengths))
             run.log(step - 1, metrics)
+            if raw_rewards.any():
+                run.log_histogram(step - 1, "reward/raw", raw_rewards[raw_rewards != 0])
             shown = {"return": mean_return, "steps/s": args.batch_size / seconds}
             run.progress.update(step, iterations * args.batch_size, shown)
 

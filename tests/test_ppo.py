@@ -1,6 +1,7 @@
 """PPO on small worlds: episodes end when they end, masks hold, the critic's rescaling changes no value."""
 
 import json
+import re
 from pathlib import Path
 
 import gymnasium as gym
@@ -109,6 +110,19 @@ def test_rewards_are_logged_as_the_world_gave_them(tmp_path, cut_off):
     assert set(curves["charts/episodic_return"]) == {5.0}
 
 
+def test_every_metric_of_the_atari_page_is_logged(tmp_path):
+    folder = small_run(tmp_path, eval_episodes=2, save_every=128, keep=3)
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    layers = {f"grad/norm_{part}.{layer}" for part in ("actor", "critic") for layer in (0, 2, 4)}
+    assert layers <= set(tags["scalars"])
+    page = (Path(ppo.__file__).parents[1] / "docs" / "ppo_atari.md").read_text()
+    table = page.partition("## Every logged metric")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if "/" in line]
+    explained = {name for cell in cells for name in re.findall("`([^`]+)`", cell)}
+    assert {*tags["scalars"], *tags["histograms"]} - layers == explained - {"grad/norm_<layer>"}
+    assert len(list(folder.glob("checkpoint_*.pt"))) == 3
+
+
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
     without = load_checkpoint(small_run(tmp_path / "without", save_every=10_000))
     evaluated = small_run(tmp_path / "with", save_every=10_000, eval_every=256, eval_episodes=2)
@@ -144,6 +158,7 @@ def test_the_command_balances_the_pole(tmp_path):
         ({"action_mask": True}, "leave out --action-mask"),
         ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
         ({"num_envs": 0}, "--num-envs must be at least 1"),
+        ({"keep": 0}, "--keep must be at least 1"),
         ({"total_timesteps": 10}, "at least one rollout"),
     ],
 )

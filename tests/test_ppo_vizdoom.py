@@ -1,5 +1,6 @@
 """PPO in ViZDoom: buttons that go together, games that are what their seeds say, ends that are ends."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanpoke import ppo_vizdoom
+from cleanpoke import ppo, ppo_atari, ppo_vizdoom
 from cleanpoke.errors import CleanPokeError
 from cleanpoke.ppo_vizdoom import Agent, Args, Games, button_combinations
 from cleanpoke.run import load_checkpoint
@@ -126,9 +127,15 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(tmp_path):
 def test_rewards_are_logged_as_the_game_gave_them(tmp_path):
     """With 310 tics to a decision each one runs into Basic's time limit, and its reward is its return."""
     folder = small_run(tmp_path, frame_skip=310, num_steps=4, total_timesteps=16)
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0}).Reload()
     curves = {name: [point.value for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert curves["reward/mean"] == pytest.approx(curves["charts/episodic_return"])
+    for name in ("reward/raw", "reward/episodic_returns"):
+        seen = [point.histogram_value for point in events.Histograms(name)]
+        assert curves["reward/min"] == pytest.approx([one.min for one in seen])
+        assert curves["reward/max"] == pytest.approx([one.max for one in seen])
+    for layer in ("conv1", "conv2", "conv3", "hidden", "actor", "critic"):
+        assert all(norm > 0 for norm in curves[f"grad/norm_{layer}"])
     assert set(curves["charts/episodic_length"]) == {1.0}
 
 
@@ -145,6 +152,14 @@ def test_the_command_learns_to_find_and_shoot_the_monster(tmp_path):
     folder = small_run(tmp_path, total_timesteps=10_240, save_every=10_240, **options)
     results = json.loads((folder / "evaluation.json").read_text())
     assert results["greedy"]["mean"] > 0
+
+
+@pytest.mark.parametrize("script", [ppo, ppo_vizdoom])
+def test_the_page_names_the_flags_of_atari_that_are_missing(script):
+    names = [{field.name for field in dataclasses.fields(one.Args)} for one in (ppo_atari, script)]
+    missing = {f"--{name.replace('_', '-')}" for name in names[0] - names[1]}
+    page = (Path(script.__file__).parents[1] / "docs" / f"{script.SCRIPT}.md").read_text()
+    assert missing and not [flag for flag in missing if f"`{flag}`" not in page]
 
 
 @pytest.mark.parametrize(
