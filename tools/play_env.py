@@ -11,6 +11,8 @@ cannot do nothing wait for your key. All actions are listed with their probabili
 
 import dataclasses
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pygame
@@ -30,6 +32,10 @@ WORDS = {
     "FIRE": ("FIRE", "ATTACK", "USE"),
 }
 """What in the name of an action asks for a key."""
+FRAMES_PER_SECOND = {"ppo_atari": 60.0, "ppo_vizdoom": 35.0}
+"""Of the consoles that ale-py emulates, and Doom's tics."""
+LOOKS_PER_SECOND = 15.0
+"""How often a world that waits for you looks for keys; those pressed between two looks count as together."""
 DIGITS = {pygame.K_0 + digit: digit for digit in range(10)}
 
 
@@ -40,13 +46,13 @@ class Args:
     env_id: str | None = None
     """environment; default: the checkpoint's"""
     random: bool = False
-    """watch random play (no checkpoint)"""
+    """watch random play (without a checkpoint)"""
     greedy: bool = True
     """whether the agent plays its likeliest action or draws one"""
     sticky: float | None = None
     """probability that an Atari game repeats the last action; default: the checkpoint's evaluation"""
     frame_skip: int | None = None
-    """frames per decision in Atari games; default: the checkpoint's"""
+    """frames per decision in Atari games, tics in ViZDoom; default: the checkpoint's"""
     speed: float | None = None
     """decisions per second; default: the game's own pace"""
     seed: int = 1
@@ -71,6 +77,10 @@ def action_for(held: set[str], names: tuple[str, ...]) -> int | None:
 
 def open_moments(args: Args) -> tuple[Moments, str, float]:
     """What is played, its name, and its decisions per second."""
+    if args.random and args.checkpoint is not None:
+        raise CleanPokeError("--random plays without an agent: leave out --random or --checkpoint")
+    if args.frame_skip is not None and args.frame_skip < 1:
+        raise CleanPokeError("--frame-skip must be at least 1")
     if args.checkpoint is None:
         if args.env_id is None:
             raise CleanPokeError("say what to play: --env-id ALE/Pong-v5, or --checkpoint runs/<folder>")
@@ -81,16 +91,26 @@ def open_moments(args: Args) -> tuple[Moments, str, float]:
         agent, script_args, _ = script.open_agent(args.checkpoint)
         if args.env_id not in (None, script_args.env_id):
             raise CleanPokeError(f"{args.checkpoint} plays {script_args.env_id}, not {args.env_id}")
-    pace = 15.0
-    settings = (("--sticky", "eval_sticky", args.sticky), ("--frame-skip", "frame_skip", args.frame_skip))
-    for option, name, value in settings:
+    settings = (
+        ("--sticky", "Atari games", "eval_sticky", args.sticky),
+        ("--frame-skip", "Atari games and ViZDoom", "frame_skip", args.frame_skip),
+    )
+    for option, worlds, name, value in settings:
         if value is not None and not hasattr(script_args, name):
-            raise CleanPokeError(f"{option} is for Atari games, {script_args.env_id} is none: leave it out")
+            raise CleanPokeError(f"{option} is for {worlds}, {script_args.env_id} is none: leave it out")
         if value is not None:
             setattr(script_args, name, value)
-    if hasattr(script_args, "frame_skip"):
-        pace = 60.0 / script_args.frame_skip
-    return script.moments(script_args, agent, args.seed, args.greedy), script_args.env_id, args.speed or pace
+    pace = args.speed or own_pace(script, script_args)
+    return script.moments(script_args, agent, args.seed, args.greedy), script_args.env_id, pace
+
+
+def own_pace(script: ModuleType, script_args: Any) -> float:
+    """Decisions per second at which a world is meant to be seen; gymnasium's say it themselves."""
+    if script.SCRIPT in FRAMES_PER_SECOND:
+        return FRAMES_PER_SECOND[script.SCRIPT] / script_args.frame_skip
+    envs = script.make_envs(script_args.env_id, 1, script_args.action_mask)
+    envs.close()
+    return float(envs.metadata.get("render_fps", LOOKS_PER_SECOND))
 
 
 def draw(
@@ -164,7 +184,7 @@ def main(args: Args) -> None:
             )
             chosen = moment.action if not you else wanted
             draw(screen, font, picture, moment, you, -1 if chosen is None else chosen)
-            clock.tick(pace)
+            clock.tick(LOOKS_PER_SECOND if you and waits else pace)
             if paused or chosen is None:
                 continue
             moment = moments.send(chosen)

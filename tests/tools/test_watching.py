@@ -119,6 +119,23 @@ def test_people_take_over_from_an_agent(hands, freeway, monkeypatch):
     assert [chosen for _, chosen in taken[1:3]] == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("env_id", "changes", "pace"),
+    [
+        ("ALE/Pong-v5", {}, 15.0),
+        ("ALE/Pong-v5", {"frame_skip": 2}, 30.0),
+        ("VizdoomBasic-v1", {}, 8.75),
+        ("VizdoomBasic-v1", {"frame_skip": 1}, 35.0),
+        ("CartPole-v1", {}, 50.0),
+        ("LunarLander-v3", {}, 50.0),
+        ("Taxi-v4", {}, 4.0),
+        ("Taxi-v4", {"speed": 20.0}, 20.0),
+    ],
+)
+def test_each_world_is_shown_at_its_own_pace(env_id, changes, pace):
+    assert play_env.open_moments(play_env.Args(env_id=env_id, **changes))[1:] == (env_id, pace)
+
+
 @pytest.mark.parametrize(("driver", "display"), [("x11", ""), ("", ""), ("", ":4321")])
 def test_a_missing_display_is_told_in_one_line(driver, display):
     """Also where SDL, left to itself, would open a window that nobody sees."""
@@ -135,7 +152,11 @@ def test_a_missing_display_is_told_in_one_line(driver, display):
     [
         ({}, "say what to play"),
         ({"env_id": "ALE/Pongg-v5"}, "did you mean ALE/Pong-v5"),
-        ({"env_id": "CartPole-v1", "sticky": 0.25}, "--sticky is for Atari games"),
+        ({"env_id": "CartPole-v99"}, "cannot make 'CartPole-v99'"),
+        ({"env_id": "CartPole-v1", "sticky": 0.25}, "--sticky is for Atari games, CartPole-v1 is none"),
+        ({"env_id": "CartPole-v1", "frame_skip": 2}, "--frame-skip is for Atari games and ViZDoom"),
+        ({"env_id": "ALE/Pong-v5", "frame_skip": 0}, "--frame-skip must be at least 1"),
+        ({"checkpoint": Path("nowhere"), "random": True}, "leave out --random or --checkpoint"),
         ({"checkpoint": Path("nowhere")}, "nowhere"),
     ],
 )
