@@ -5,8 +5,9 @@
         --options "--init-from runs/<folder>"
 
 A trial is a whole run of the script in its own process; its score is the greedy return of its evaluation. The
-study is a file: the same command goes on where it stopped, and several at once share one study. The best
-options are printed as a command line.
+study is a file: the same command goes on where it stopped, and several at once share one study. A trial that
+fails is noted as such, and the search goes on; the same command later makes up for it. The best options are
+printed as a command line.
 """
 
 import contextlib
@@ -29,10 +30,11 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.run import new_folder
 from cleanpoke.terminal import StopSignal, die_with_parent
 from cleanpoke.watch import script_for
 
-COMPLETE, PRUNED = TrialState.COMPLETE, TrialState.PRUNED
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0
 """How long a script may take to save and leave."""
@@ -54,13 +56,13 @@ SEARCH: dict[str, Callable[[optuna.Trial], float | int]] = {
 @dataclass
 class Args:
     env_id: str
-    """what to learn: ALE/<Game>-v5 by ppo_atari.py, anything else by ppo.py"""
+    """what to learn: ALE/<Game>-v5 by ppo_atari.py, Vizdoom… by ppo_vizdoom.py, anything else by ppo.py"""
     total_timesteps: int
     """decisions of one trial"""
     tune: tuple[str, ...] = ("learning_rate", "ent_coef", "clip_coef", "gamma", "gae_lambda", "update_epochs")
     """which hyperparameters"""
     trials: int = 20
-    """how many trials the study shall hold in the end"""
+    """how many trials the study shall hold in the end, those included that fail on the way"""
     study: Path | None = None
     """the study's file (default: runs/tune/<environment>.log)"""
     options: str = ""
@@ -69,6 +71,10 @@ class Args:
     """episodes whose mean return is a trial's score"""
     seed: int = 1
     """of the proposals; trial n trains with seed + n"""
+
+
+class TrialFailed(Exception):
+    """A script ended without an evaluation; the message is its last line."""
 
 
 def newest_returns(run: Path) -> list[tuple[int, float]]:
@@ -91,7 +97,10 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def run_trial(args: Args, trial: optuna.Trial, folder: Path, stopping: StopSignal) -> float:
-    """One run of the script. Raises TrialPruned when it falls behind, KeyboardInterrupt at Ctrl-C."""
+    """One run of the script, in an empty folder.
+
+    Raises TrialPruned when it falls behind, TrialFailed when it fails, KeyboardInterrupt at Ctrl-C.
+    """
     chosen = {name: SEARCH[name](trial) for name in args.tune}
     trial.set_user_attr("options", command_options(chosen))
     script = script_for(args.env_id).__file__
@@ -99,7 +108,6 @@ def run_trial(args: Args, trial: optuna.Trial, folder: Path, stopping: StopSigna
     command += ["--total-timesteps", str(args.total_timesteps), "--seed", str(args.seed + trial.number)]
     command += ["--eval-episodes", str(args.eval_episodes), *command_options(chosen).split()]
     log = folder / "output.txt"
-    folder.mkdir(parents=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *shlex.split(args.options)],
@@ -125,10 +133,10 @@ def run_trial(args: Args, trial: optuna.Trial, folder: Path, stopping: StopSigna
                 raise optuna.TrialPruned
     finally:
         stop(process)
-    if process.returncode != 0:
+    evaluation = next(folder.glob("*/evaluation.json"), None)
+    if process.returncode != 0 or evaluation is None:  # one that is told to stop ends without an evaluation
         lines = log.read_text(errors="replace").strip().splitlines()
-        raise CleanPokeError(f"trial {trial.number} failed: {lines[-1] if lines else 'no output'}; see {log}")
-    (evaluation,) = folder.glob("*/evaluation.json")
+        raise TrialFailed(f"{lines[-1] if lines else 'no output'}; see {log}")
     return json.loads(evaluation.read_text())["greedy"]["mean"]
 
 
@@ -160,23 +168,30 @@ def main(args: Args) -> None:
         raise CleanPokeError(f"cannot tune {', '.join(unknown)}: choose from {', '.join(SEARCH)}")
     file = args.study or Path("runs/tune") / f"{args.env_id.replace('/', '_')}.log"
     study = open_study(args, file)
+    earlier = len(study.trials)  # those of them that failed are made up for
     with StopSignal() as stopping:
-        while not stopping:
+        while True:
             finished = [trial for trial in study.trials if trial.state in (COMPLETE, PRUNED)]
-            if len(finished) >= args.trials:
+            failed = [trial for trial in study.trials[earlier:] if "failure" in trial.user_attrs]
+            if stopping or len(finished) + len(failed) >= args.trials:
                 break
             trial = study.ask()
             # Neither a study that goes on nor one at work beside us may draw the same proposals again.
             study.sampler = TPESampler(seed=args.seed + trial.number)
             started = time.monotonic()
-            folder = file.parent / file.stem / f"trial_{trial.number:04}"
             try:
+                # Named by its time, too: a study that starts anew finds the folders of the one before.
+                folder = new_folder(file.parent / file.stem, f"trial_{trial.number:04}")
                 score = run_trial(args, trial, folder, stopping)
             except optuna.TrialPruned:
                 study.tell(trial, state=PRUNED)
                 result = "ended early"
+            except TrialFailed as failure:
+                trial.set_user_attr("failure", str(failure))
+                study.tell(trial, state=FAIL)
+                result = f"failed: {failure}"
             except BaseException:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                study.tell(trial, state=FAIL)
                 raise
             else:
                 study.tell(trial, score)
@@ -186,6 +201,8 @@ def main(args: Args) -> None:
                 f"trial {trial.number}: {result}  ({seconds:.0f} s)  {trial.user_attrs['options']}",
                 flush=True,
             )
+    if failed and not finished:
+        raise CleanPokeError(f"all {len(failed)} trials failed; the last: {failed[-1].user_attrs['failure']}")
     complete = [trial for trial in study.trials if trial.state == COMPLETE]
     if complete:
         best = max(complete, key=lambda trial: trial.value)

@@ -29,7 +29,7 @@ def test_a_study_runs_the_script_and_goes_on_where_it_stopped(tmp_path, capsys, 
     study = tune.open_study(small(tmp_path), tmp_path / "pole.log")
     assert [trial.state.name for trial in study.trials] == 3 * ["COMPLETE"]
     for number, trial in enumerate(study.trials):
-        (evaluation,) = (tmp_path / "pole" / f"trial_{number:04}").glob("*/evaluation.json")
+        (evaluation,) = (tmp_path / "pole").glob(f"trial_{number:04}__*/*/evaluation.json")
         assert trial.value == json.loads(evaluation.read_text())["greedy"]["mean"]
         arguments = json.loads((evaluation.parent / "args.json").read_text())
         assert arguments["learning_rate"] == pytest.approx(trial.params["learning_rate"], rel=1e-4)
@@ -55,10 +55,30 @@ def test_a_trial_that_falls_behind_is_ended_and_leaves_no_process(tmp_path, monk
     assert all(process.poll() is not None for process in processes)
 
 
+def test_a_failed_trial_is_noted_and_the_search_goes_on_and_may_start_anew(tmp_path, capsys, monkeypatch):
+    """A rollout of 8 decisions cannot be split into 8 minibatches, but into 2 or 4."""
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: False)
+    options = {"tune": ("num_minibatches",), "options": "--num-envs 2 --num-steps 4", "seed": 4}
+    args = small(tmp_path, total_timesteps=64, **options)
+    tune.main(args)
+    study = tune.open_study(args, args.study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert "a minibatch needs at least two rows" in study.trials[0].user_attrs["failure"]
+    printed = capsys.readouterr().out
+    assert "trial 0: failed: error: a minibatch needs" in printed and "--env-id CartPole-v1" in printed
+    tune.main(args)  # makes up for it
+    study = tune.open_study(args, args.study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    args.study.unlink()
+    tune.main(small(tmp_path, total_timesteps=64, trials=1, **options | {"seed": 5}))
+    assert len(list((tmp_path / "pole").glob("trial_0000__*"))) == 2
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
     with pytest.raises(CleanPokeError, match="cannot tune depth: choose from learning_rate"):
         tune.main(small(tmp_path, tune=("depth",)))
-    with pytest.raises(CleanPokeError, match="trial 0 failed"):
+    message = "all 2 trials failed; the last: error: --num-envs must be at least 1; see .*output.txt"
+    with pytest.raises(CleanPokeError, match=message):
         tune.main(small(tmp_path, options="--num-envs 0"))
     with pytest.raises(CleanPokeError, match="a study of env_id CartPole-v1, not Acrobot-v1"):
         tune.main(small(tmp_path, env_id="Acrobot-v1"))
