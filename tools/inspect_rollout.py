@@ -3,16 +3,19 @@
     python tools/inspect_rollout.py --checkpoint runs/<folder>
     python tools/inspect_rollout.py --checkpoint runs/<folder> --sticky 0.25 --no-greedy
 
-Before each frame stands what was done: the picture, what the network sees (the stack of frames, the oldest
-first), every action's probability, the value beside what really came, and, for networks that see pictures,
-the first layer's filters and what they answer to this frame.
+For each decision: the picture, what the network sees (the stack of frames, the oldest first, each under the
+action that led to it), every action's probability and logit, the reward, the value beside what really came,
+and, for networks that see pictures, the first layer's filters and what they answer to this frame.
 """
 
 import base64
 import io
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,21 +62,36 @@ def tiled(maps: np.ndarray, columns: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(rows.shape[0] * rows.shape[2], -1)
 
 
-def pictures_of(moment: Moment, agent: torch.nn.Module) -> dict[str, str]:
-    """The images of one decision, by caption."""
-    shown = {"picture": as_png(enlarged(moment.picture, 420))}
+def pictures_of(moment: Moment, agent: torch.nn.Module, past: Sequence[str]) -> dict[str, Any]:
+    """The images of one decision; past: what was done before it in this episode, the latest last."""
+    shown: dict[str, Any] = {"picture": as_png(enlarged(moment.picture, 420)), "stack": [], "answers": None}
     if moment.observation.ndim < 3:
         return shown
-    stack = moment.observation if moment.observation.ndim == 4 else moment.observation[..., None]
-    strip = np.concatenate(list(stack), axis=1)  # (84, 4·84, 1 or 3)
-    shown["what the network sees"] = as_png(
-        enlarged(strip.squeeze(-1) if strip.shape[-1] == 1 else strip, 168)
-    )
-    frames = torch.from_numpy(stack).movedim(-1, 1).flatten(0, 1).float() / 255  # (C, 84, 84)
+    stack = moment.observation  # (K, H, W) or (K, H, W, 3)
+    for frame, action in zip(stack, actions_before_frames(len(stack), past), strict=True):
+        shown["stack"].append({"after": action, "image": as_png(enlarged(frame, 168))})
+    stack = stack if stack.ndim == 4 else stack[..., None]
+    frames = torch.from_numpy(stack).movedim(-1, 1).flatten(0, 1).float() / 255  # (C, H, W)
     with torch.inference_mode():
-        answers = F.relu(agent.conv1(frames[None]))[0].numpy()  # (32, 20, 20)
-    shown["what the first layer answers"] = as_png(enlarged(tiled(answers, 16), 84))
+        answers = F.relu(agent.conv1(frames[None]))[0].numpy()  # (32, h, w)
+    shown["answers"] = as_png(enlarged(tiled(answers, 16), 84))
     return shown
+
+
+def actions_before_frames(frames: int, past: Sequence[str]) -> list[str | None]:
+    """For each frame of a stack, the oldest first, the action that led to it; None for those that an episode
+    begins with. past: what was done in this episode, the latest last."""
+    known = list(past)[-frames:]
+    return [None] * (frames - len(known)) + known
+
+
+def logits_of(probabilities: np.ndarray) -> list[float | None]:
+    """Natural logarithms of probabilities (A,); None, which stands for minus infinity, where they are 0.
+
+    They are the network's outputs but for a number that all actions share and that changes nothing: every
+    script subtracts it before it uses them.
+    """
+    return [round(math.log(share), 3) if share > 0 else None for share in probabilities.tolist()]
 
 
 def returns_to_come(moments: list[Moment], gamma: float) -> list[float | None]:
@@ -96,6 +114,7 @@ img { image-rendering: pixelated; display: block; margin: 4px 0 14px; }
 #columns { display: flex; gap: 28px; } table { border-spacing: 0 2px; }
 td.bar { width: 220px; background: #222733; } td.bar div { background: #3c5a96; height: 15px; }
 tr.chosen td { color: #ffdc5a; } input { width: 620px; } .number { text-align: right; padding: 0 8px; }
+#stack { display: flex; gap: 4px; margin-top: 4px; } th { font-weight: normal; color: #999; }
 </style>
 <h3>TITLE</h3>
 <p><input id="place" type="range" min="0" value="0"> <span id="where"></span>
@@ -111,13 +130,20 @@ function show() {
   document.getElementById("where").textContent = `episode ${one.episode + 1}, decision ${one.step}`;
   const rows = data.actions.map((name, action) => `<tr class="${action === one.action ? "chosen" : ""}">
     <td>${name}</td><td class="bar"><div style="width: ${100 * one.probabilities[action]}%"></div></td>
-    <td class="number">${(100 * one.probabilities[action]).toFixed(1)}%</td></tr>`);
-  const images = Object.entries(one.images).map(([caption, source]) => `${caption}<img src="${source}">`);
-  document.getElementById("left").innerHTML = images[0];
+    <td class="number">${(100 * one.probabilities[action]).toFixed(1)}%</td>
+    <td class="number">${one.logits[action] === null ? "−∞" : one.logits[action].toFixed(2)}</td></tr>`);
+  const stack = one.images.stack.map((frame) =>
+    `<div>${frame.after === null ? "(start)" : frame.after}<img src="${frame.image}"></div>`);
+  document.getElementById("left").innerHTML = `picture<img src="${one.images.picture}">`;
   document.getElementById("right").innerHTML =
-    `<table>${rows.join("")}</table><p>reward that follows: <b>${number(one.reward)}</b>, return so far
+    `<table><tr><th>action</th><th colspan="2">probability</th><th>logit</th></tr>${rows.join("")}</table>
+    <p>logits: the network's outputs, but for a number that all actions share<br>
+    reward that follows: <b>${number(one.reward)}</b>, return so far
     ${number(one.total)}<br>value ${number(one.value)}, what came: ${number(one.to_come)}
-    (discounted)</p>` + images.slice(1).join("") +
+    (discounted)</p>` +
+    (stack.length ? `what the network sees, each frame under the action that led to it
+    <div id="stack">${stack.join("")}</div>
+    what the first layer answers<img src="${one.images.answers}">` : "") +
     (data.filters ? `filters of the first layer, one column each, frames from the oldest down
     <img src="${data.filters}">` : "");
 }
@@ -144,19 +170,23 @@ def main(args: Args) -> None:
             raise CleanPokeError(f"--sticky is for Atari games, {script_args.env_id} is none: leave it out")
         script_args.eval_sticky = args.sticky
     playing = script.moments(script_args, agent, args.seed, args.greedy)
-    for _ in range(args.skip):
-        next(playing)
     moments, images = [], []
-    for moment in playing:  # one more than is shown: the last one's reward comes with it
-        moments.append(moment)
-        if len(moments) > args.steps:
-            break
-        images.append(pictures_of(moment, agent))
+    past: list[str] = []  # what was done in this episode
+    for number, moment in enumerate(playing):
+        if moment.score.step == 0:
+            past.clear()
+        if number >= args.skip:
+            moments.append(moment)
+            if len(moments) > args.steps:  # one more than is shown: the last one's reward comes with it
+                break
+            images.append(pictures_of(moment, agent, past))
+        past.append(moment.action_names[moment.action])
     playing.close()
     steps = [
         {
             **{"episode": moment.score.episode, "step": moment.score.step, "action": moment.action},
             "probabilities": [round(float(share), 4) for share in moment.probabilities],
+            "logits": logits_of(moment.probabilities),
             **{"value": moment.value, "to_come": to_come, "total": moment.score.episode_return},
             **{"reward": following.score.last_reward, "images": shown},
         }

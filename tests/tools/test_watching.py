@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import imageio.v2 as imageio
+import numpy as np
 import pygame
 import pytest
 
@@ -179,7 +181,10 @@ def test_a_page_shows_every_decision(world, request, tmp_path):
     for step in steps:
         assert sum(step["probabilities"]) == pytest.approx(1, abs=0.01)
         assert step["action"] == max(range(len(step["probabilities"])), key=step["probabilities"].__getitem__)
-        assert len(step["images"]) == (3 if world == "freeway" else 1)
+        for share, logit in zip(step["probabilities"], step["logits"], strict=True):
+            assert math.exp(logit) == pytest.approx(share, abs=1e-3)
+        assert len(step["images"]["stack"]) == (4 if world == "freeway" else 0)
+        assert bool(step["images"]["answers"]) == (world == "freeway")
     assert bool(content["filters"]) == (world == "freeway")
     if world == "pole":  # a reward of 1 each; the return to come counts them down to the fall
         falls = [index for index in range(1, 60) if steps[index]["step"] == 0]
@@ -187,6 +192,34 @@ def test_a_page_shows_every_decision(world, request, tmp_path):
         assert steps[falls[0] - 1]["to_come"] == 1
         assert steps[falls[0] - 2]["to_come"] == pytest.approx(1.99)
         assert steps[-1]["to_come"] is None
+
+
+def test_each_frame_of_a_stack_stands_under_the_action_that_led_to_it(freeway, tmp_path):
+    """A frame moves on through the stack and takes its action with it; an episode starts with none."""
+    page = tmp_path / "page.html"
+    for skip in (0, 7):
+        options = {"steps": 12, "skip": skip, "greedy": False}
+        inspect_rollout.main(inspect_rollout.Args(checkpoint=freeway, output=page, **options))
+        content = json.loads(re.search(r"const data = (\{.*\});", page.read_text()).group(1))
+        steps, names = content["steps"], content["actions"]
+        assert steps[0]["step"] == skip
+        for before, after in zip(steps, steps[1:], strict=False):
+            stacks = before["images"]["stack"], after["images"]["stack"]
+            assert stacks[0][1:] == stacks[1][:-1]
+            assert stacks[1][-1]["after"] == names[before["action"]]
+        first = [frame["after"] for frame in steps[0]["images"]["stack"]]
+        assert first == 4 * [None] if skip == 0 else None not in first
+    assert len({step["action"] for step in steps}) > 1
+
+
+def test_actions_of_the_episode_before_lead_to_no_frame_of_this_one():
+    assert inspect_rollout.actions_before_frames(4, []) == [None, None, None, None]
+    assert inspect_rollout.actions_before_frames(4, ["UP"]) == [None, None, None, "UP"]
+    assert inspect_rollout.actions_before_frames(2, ["UP", "NOOP", "DOWN"]) == ["NOOP", "DOWN"]
+
+
+def test_an_action_that_is_never_drawn_has_no_logit():
+    assert inspect_rollout.logits_of(np.array([0.5, 0.5, 0], np.float32)) == [-0.693, -0.693, None]
 
 
 def test_a_film_has_a_scene_for_each_checkpoint(freeway, tmp_path):
