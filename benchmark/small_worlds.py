@@ -2,7 +2,8 @@
 
     python benchmark/small_worlds.py                          # everything; more than an hour on two cores
     python benchmark/small_worlds.py --worlds CartPole-v1 Taxi-v4
-    python benchmark/small_worlds.py --variants               # what makes Taxi stall
+    python benchmark/small_worlds.py --variants --worlds Taxi-v4   # what makes Taxi stall
+    python benchmark/small_worlds.py --variants --worlds LunarLander-v3   # the lander without long rollouts
 
 Each run is the script itself in its own process, from nothing; the score is the mean greedy return of 100
 episodes (20 in ViZDoom). Every seed has its row. The last line printed is one JSON object.
@@ -24,10 +25,15 @@ from cleanpoke.errors import CleanPokeError, user_errors
 class World:
     """One line of the table: a script's options, and the mean return that each seed must reach."""
 
-    name: str
+    env_id: str
     script: str
     options: tuple[str, ...]
     bar: float | None
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.variant or self.env_id
 
 
 LONG_ROLLOUTS = ("--gamma", "0.999", "--gae-lambda", "0.98", "--num-steps", "1024", "--num-minibatches", "64")
@@ -39,25 +45,34 @@ WORLDS = (
     World("VizdoomDefendCenter-v1", "ppo_vizdoom", ("--total-timesteps", "300000"), 10.0),
 )
 CLEANRL = ("--no-normalize-returns", "--num-envs", "4", "--num-minibatches", "4", "--learning-rate", "2.5e-4")
-TAXI_VARIANTS = tuple(
-    World(name, "ppo", ("--total-timesteps", "400000", *options), None)
-    for name, options in (
-        ("as shipped", ()),
-        ("values in the game's own units", ("--no-normalize-returns",)),
-        ("sizes and rates of CleanRL", CLEANRL),
-        ("entropy bonus 0.1", ("--ent-coef", "0.1")),
-        ("entropy bonus 0.5", ("--ent-coef", "0.5")),
-        ("illegal actions masked", ("--action-mask",)),
-    )
+VARIANTS = (
+    *(
+        World("Taxi-v4", "ppo", ("--total-timesteps", "400000", *options), None, name)
+        for name, options in (
+            ("as shipped", ()),
+            ("values in the game's own units", ("--no-normalize-returns",)),
+            ("sizes and rates of CleanRL", CLEANRL),
+            ("entropy bonus 0.1", ("--ent-coef", "0.1")),
+            ("entropy bonus 0.5", ("--ent-coef", "0.5")),
+            ("illegal actions masked", ("--action-mask",)),
+        )
+    ),
+    World(
+        "LunarLander-v3",
+        "ppo",
+        ("--total-timesteps", "1000000", "--gamma", "0.999"),
+        None,
+        "gamma 0.999 with rollouts as shipped",
+    ),
 )
 
 
 @dataclass
 class Args:
-    worlds: tuple[str, ...] = tuple(world.name for world in WORLDS)
+    worlds: tuple[str, ...] = tuple(world.env_id for world in WORLDS)
     """which worlds"""
     variants: bool = False
-    """compare variants on Taxi instead"""
+    """compare variants of those among them that have some, Taxi and LunarLander, instead"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run of each with each of them"""
     at_once: int = 1
@@ -70,10 +85,13 @@ class Args:
     """exit with status 1 when a seed stays below the bar of its world"""
 
 
-def main(args: Args) -> None:
-    if unknown := set(args.worlds) - {world.name for world in WORLDS}:
+def planned(args: Args) -> list[tuple[World, int, Path, list[str]]]:
+    """World, seed, folder and options of each run. Raises CleanPokeError if there is nothing to run."""
+    if unknown := set(args.worlds) - {world.env_id for world in WORLDS}:
         raise CleanPokeError(f"unknown worlds {', '.join(sorted(unknown))}")
-    chosen = TAXI_VARIANTS if args.variants else [world for world in WORLDS if world.name in args.worlds]
+    chosen = [world for world in (VARIANTS if args.variants else WORLDS) if world.env_id in args.worlds]
+    if not chosen:
+        raise CleanPokeError(f"no variants of {', '.join(args.worlds)}: choose Taxi-v4 or LunarLander-v3")
     if args.quick:
         args.seeds = (1,)
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
@@ -81,9 +99,15 @@ def main(args: Args) -> None:
     jobs = []
     for world in chosen:
         for seed in args.seeds:
-            env_id = "Taxi-v4" if args.variants else world.name
             folder = args.folder / f"{world.name.replace(' ', '_')}_{seed}"
-            jobs.append((world, seed, folder, ["--env-id", env_id, *world.options, "--seed", str(seed)]))
+            jobs.append(
+                (world, seed, folder, ["--env-id", world.env_id, *world.options, "--seed", str(seed)])
+            )
+    return jobs
+
+
+def main(args: Args) -> None:
+    jobs = planned(args)
     runs = run_scripts([(world.script, folder, options) for world, _, folder, options in jobs], args.at_once)
     rows, passed = [], True
     table = ["\n|world|seed|greedy return|sampled|minutes|bar|", "|-|-|-|-|-|-|"]
