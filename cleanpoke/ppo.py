@@ -68,8 +68,8 @@ class Args:
     total_timesteps: int = 500_000
     """Decisions over all environments."""
     save_every: int = 64_000
-    """Decisions between checkpoints. All episodes start anew then (their last values are bootstrapped), so
-    that a run resumed from such a checkpoint equals an uninterrupted one."""
+    """Decisions over all environments between checkpoints. All episodes start anew then (their last values
+    are bootstrapped), so that a run resumed from such a checkpoint equals an uninterrupted one."""
     solved_at: float | None = None
     """Mean return of the last 100 episodes that counts as solved; default: gymnasium's own threshold."""
     stop_when_solved: bool = False

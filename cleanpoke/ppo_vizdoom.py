@@ -73,7 +73,7 @@ class Args:
     total_timesteps: int = 200_000
     """Decisions over all games."""
     save_every: int = 50_000
-    """Decisions between checkpoints. All games start anew then."""
+    """Decisions over all games between checkpoints. All games start anew then."""
     solved_at: float | None = None
     """Mean return of the last 100 episodes that counts as solved; default by scenario."""
     stop_when_solved: bool = False
