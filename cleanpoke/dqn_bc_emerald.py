@@ -98,11 +98,11 @@ class Args:
     """Learn from so many demonstrations of the folder; 0: all."""
     num_envs: int = 8
     """Games at once."""
-    max_steps: int = 500
+    max_steps: int = 300
     """Longest game in training. Values go on beyond its end, which costs nothing but a new beginning."""
     curriculum: bool = True
     """Half of the games in training begin at a milestone that a demonstration, or the same console, has
-    reached before, most often where few have come any further."""
+    reached before."""
 
     # Network
     height: int = 84

@@ -8,7 +8,6 @@ milestone, the first time it is reached, less a small cost of each step; nothing
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,7 @@ class EmeraldEnv(gym.Env):
     variant: of Tiny Town: a number, or "random", drawn at each reset; 0 is the standard town.
     resolution, grayscale: of the observation; (160, 240) in colour is what the screen shows.
     max_steps: after so many steps an episode is truncated. It is terminated by the first badge.
-    curriculum: begin episodes at a milestone that some episode has reached, half of the time; more often at
-    one from which few have come any further.
+    curriculum: begin episodes at a milestone that some episode has reached, half of the time.
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 15}  # noqa: RUF012 (gymnasium's way)
@@ -127,12 +125,6 @@ class EmeraldEnv(gym.Env):
         self.render_mode = render_mode
         self.milestone_states: dict[str, list[SaveState]] = {}
         """Name to the last few states just after an episode reached it, for the curriculum."""
-        self.attempts: Counter[str] = Counter()
-        """Name of a milestone to how many episodes began there; and `successes`, to how many of them reached
-        another."""
-        self.successes: Counter[str] = Counter()
-        self.begun_at: str | None = None
-        """The milestone that this episode began at, until it has reached another."""
         self.start: SaveState | None = None
         """Where the episode began: `reset` with it begins the same one."""
         self.on_frame: Callable[[], None] | None = None
@@ -154,11 +146,9 @@ class EmeraldEnv(gym.Env):
         options = options or {}
         state = options.get("state")
         drawn = self._draw_variant()  # always, so that options do not change the episodes after
-        self.begun_at = None
         if state is None and self.curriculum and self.milestone_states and self.np_random.random() < 0.5:
-            self.begun_at = self._draw_milestone()
-            self.attempts[self.begun_at] += 1
-            states = self.milestone_states[self.begun_at]
+            name = list(self.milestone_states)[self.np_random.integers(len(self.milestone_states))]
+            states = self.milestone_states[name]
             state = states[self.np_random.integers(len(states))]
         state = state or self.start_state
         is_remembered = True
@@ -205,12 +195,6 @@ class EmeraldEnv(gym.Env):
             return int(self.np_random.integers(1, 2**31))
         return self.variant
 
-    def _draw_milestone(self) -> str:
-        """One of those remembered, in proportion to the failures of the episodes that began there."""
-        names = list(self.milestone_states)
-        failures = [1 - (self.successes[name] + 1) / (self.attempts[name] + 2) for name in names]
-        return names[self.np_random.choice(len(names), p=np.array(failures) / sum(failures))]
-
     def _power_on(self, variant: int) -> SaveState:
         """The title of Tiny Town in a variant; of another game the moment of power-on."""
         if variant in self._titles:
@@ -234,9 +218,6 @@ class EmeraldEnv(gym.Env):
         self.steps += 1
         look = memory.read_state(self.core)
         new = self.progress.update(self.core, look, self.steps)
-        if new and self.begun_at is not None:
-            self.successes[self.begun_at] += 1
-            self.begun_at = None
         reward = len(new) - self.step_cost
         terminated = "STONE_BADGE" in self.progress.reached
         if self.curriculum and new and not terminated:  # there is nothing to do in a game that is won
