@@ -510,6 +510,7 @@ def main(args: Args) -> None:
                 "reward/max": float(raw_rewards.max()),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/playing_share": seconds_playing / seconds,
+                "charts/updates_per_second": count / seconds,
                 "charts/learning_rate": optimizer.param_groups[0]["lr"],
                 "charts/solved": float(solved),
             }
