@@ -478,6 +478,7 @@ def main(args: Args) -> None:
     actions, log_probabilities = torch.zeros(T, N, len(ACTIONS)), torch.zeros(T, N)
     values = torch.zeros(T + 1, N)
     rewards, dones = np.zeros((T, N), np.float32), np.zeros((T, N), np.float32)
+    raw_rewards = np.zeros((T, N), np.float32)
 
     options = {"seed": args.seed, "needs": STATE_KEYS, "resume": args.resume, "root": args.runs}
     envs = make_envs(args, N, args.patience)
@@ -514,7 +515,7 @@ def main(args: Args) -> None:
                     spread_of_actions.append(float(policy.stddev.mean()))
                     pictures, reward, terminated, truncated, info = take_step(envs, actions[t])
                     over = terminated | truncated
-                    rewards[t], dones[t] = reward, over
+                    raw_rewards[t], rewards[t], dones[t] = reward, reward, over
                     if (cut_off := truncated & ~terminated).any():
                         last = see(torch.from_numpy(np.stack(info["final_obs"][cut_off])))
                         rewards[t, cut_off] += args.gamma * agent.value(network(last)[1]).numpy()
@@ -567,8 +568,8 @@ def main(args: Args) -> None:
                 "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
                 "value/mean": float(values.mean()),
                 "value/return_std": float(returns.std()),
-                "reward/mean": float(rewards.mean()),
-                "reward/std": float(rewards.std()),
+                "reward/mean": float(raw_rewards.mean()),
+                "reward/std": float(raw_rewards.std()),
                 "act/std": float(np.mean(spread_of_actions)),
                 "charts/SPS": args.batch_size / seconds,
                 "charts/playing_share": seconds_playing / seconds,
