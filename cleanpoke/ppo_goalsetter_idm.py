@@ -125,6 +125,9 @@ class Args:
     many as are observed."""
     goal_steps: int = 1
     """In how many steps a goal shall be reached."""
+    goal_bound: float = 2.0
+    """In passive_pca the IDM is asked for no more than actions of this size would reach (1: the largest that
+    there are); goals set beyond are brought back. 0: it is asked for whatever was set."""
     goal_hold: int = 1
     """Steps for which each goal (with --mode ppo: each action) is kept."""
 
@@ -204,9 +207,9 @@ def check(args: Args) -> None:
     for name in (*at_least_one.split(), "idm_batch_size", "idm_buffer"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    at_least_zero = "seed goal_dim window eval_every eval_episodes idm_updates vicreg_coef warmup_updates"
-    rates = "learning_rate idm_learning_rate warmup_learning_rate max_grad_norm"
-    for name in (*at_least_zero.split(), *rates.split()):
+    at_least_zero = "seed goal_dim window eval_every eval_episodes idm_updates vicreg_coef goal_bound"
+    others = "warmup_updates learning_rate idm_learning_rate warmup_learning_rate max_grad_norm"
+    for name in (*at_least_zero.split(), *others.split()):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
     for name in ("acting_share", "idm_ema", "warmup_share", "gamma", "gae_lambda"):
@@ -390,7 +393,7 @@ class GoalSpace(nn.Module):
 
     def __init__(self, args: Args, num_inputs: int, num_actions: int, size: int):
         super().__init__()
-        self.kind, self.num_actions = args.goal_space, num_actions
+        self.kind, self.num_actions, self.bound = args.goal_space, num_actions, args.goal_bound
         self.goal_steps, self.longest = args.goal_steps, args.longest_distance
         K = self.longest
         self.register_buffer("state_mean", torch.zeros(num_inputs))
@@ -450,6 +453,36 @@ class GoalSpace(nn.Module):
                 up, down = (self.predicted_changes(start, one, distance) for one in (pulse, -pulse))
                 squares[rows] += ((up - down) / 2 @ self.directions).square()
         return squares.sqrt() * self.inverse_spread[distances - 1]
+
+    def bounding(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """A function of states (N, O) and the goals (N, D) set in them: the goals that the IDM is asked for.
+
+        To first order, actions a until the goal's step move its numbers by a M(s): each row of M is what one
+        action does. The a that comes nearest to the goal (ridge regression: M may have no inverse) is clipped
+        to the bound, and a M(s) is asked for. Without forward model or bound goals stay as they are.
+        """
+        if self.forward_model is None or not self.bound:
+            return lambda states, goals: goals
+        forward = in_numpy(self.forward_model)
+        mean, std = self.state_mean.numpy(), self.state_std.numpy()
+        count, size = self.goal_steps * self.num_actions, self.longest * self.num_actions
+        pulses = np.zeros((2 * count, size + self.longest), np.float32)
+        pulses[:, :count] = np.concatenate([np.eye(count), -np.eye(count)])
+        pulses[:, size + self.goal_steps - 1] = 1.0  # the distance
+        scaled = (self.directions * self.inverse_spread[self.goal_steps - 1]).numpy() / 2
+        ridge = 0.01 * np.eye(count, dtype=np.float32)
+
+        def bounded(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+            seen = ((states - mean) / std).clip(-LARGEST, LARGEST)
+            rows = np.repeat(seen, 2 * count, 0), np.tile(pulses, (len(seen), 1))
+            up, down = forward(np.concatenate(rows, 1)).reshape(len(seen), 2, count, -1).swapaxes(0, 1)
+            moves = (up - down) @ scaled  # (N, count, D): M in units of the warm-up's spread
+            moves /= np.sqrt(np.square(moves).sum(1, keepdims=True)).clip(LEAST_RESPONSE)
+            columns = moves.swapaxes(1, 2)
+            actions = np.linalg.solve(moves @ columns + ridge, moves @ goals[..., None])  # (N, count, 1)
+            return (columns @ actions.clip(-self.bound, self.bound))[..., 0]
+
+        return bounded
 
     def forward_loss(self, windows: Windows) -> Tensor:
         start, distances = windows.states[:, 0], windows.distances
@@ -685,14 +718,18 @@ class Agent(nn.Module):
         for acting, trained in zip(self.acting_idm.parameters(), self.idm.parameters(), strict=True):
             acting.lerp_(trained, 1 - stays)
 
-    def decoder(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        """The acting IDM on arrays: states (N, O), goals (N, D) to actions (N, A), not clipped."""
+    def decoder(self, bounds: bool = True) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """The acting IDM on arrays: states (N, O), goals (N, D) to actions (N, A), not clipped.
+
+        bounds: goals are brought within the bound before it is asked (GoalSpace.bounding).
+        """
+        bounded = self.goal_space.bounding() if bounds else lambda states, goals: goals
         if isinstance(self.acting_idm, TransformerIDM):
 
             @torch.inference_mode()
             def decode(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
                 seen = self.goal_space.standardised(torch.from_numpy(states))
-                return self.acting_idm(seen, torch.from_numpy(goals)).numpy()
+                return self.acting_idm(seen, torch.from_numpy(bounded(states, goals))).numpy()
 
             return decode
         mean, std = self.goal_space.state_mean.numpy(), self.goal_space.state_std.numpy()
@@ -700,7 +737,8 @@ class Agent(nn.Module):
 
         def decode_in_numpy(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
             seen = ((states - mean) / std).clip(-LARGEST, LARGEST)
-            return layers(np.concatenate([seen, goals, np.full((len(seen), 1), asked)], 1))
+            asked_for = bounded(states, goals)
+            return layers(np.concatenate([seen, asked_for, np.full((len(seen), 1), asked)], 1))
 
         return decode_in_numpy
 
@@ -1112,14 +1150,16 @@ def goal_metrics(agent: Agent, rollout: Rollout, windows: Windows, args: Args) -
     guess = agent.idm(agent.goal_space.standardised(start), reached)
     metrics = {"idm/action_agreement": share_explained(windows.actions[whole, 0], guess)}
     if args.mode == "goal_setter":
-        wanted = torch.from_numpy(rollout.choices).flatten(0, 1)[whole]
+        bounded = agent.goal_space.bounding()
+        choices = rollout.choices.reshape(len(windows.states), -1)[whole.numpy()]
+        wanted = torch.from_numpy(bounded(start.numpy(), choices))
         errors, r, w = (reached - wanted).square().mean(), reached - reached.mean(0), wanted - wanted.mean(0)
         some = slice(None, None, max(len(windows.states) // 128, 1))
         observations = torch.from_numpy(rollout.observations[:-1]).flatten(0, 1)[some]
         means = agent.policy.actor(observations).repeat(8, 1)  # eight draws for each of some states
         std = agent.policy.log_std.exp()
-        seen = agent.goal_space.standardised(windows.states[some, 0]).repeat(8, 1)
-        actions = agent.acting_idm(seen, means + std * torch.randn(means.shape))
+        states = windows.states[some, 0].repeat(8, 1).numpy()
+        actions = torch.from_numpy(agent.decoder()(states, (means + std * torch.randn(means.shape)).numpy()))
         metrics |= {
             "goal/reach_rmse": errors.sqrt(),
             "goal/reach_r2": share_explained(wanted, reached),
@@ -1152,7 +1192,8 @@ class Player:
     def __init__(self, agent: Agent, moments: RunningMoments, worlds: Worlds, args: Args, play: str):
         self.env_id, self.middle, self.half = args.env_id, worlds.middle, worlds.half
         self.moments, self.hold = moments, 1 if play == "decoded" else args.goal_hold
-        self.decode = agent.decoder() if args.mode == "goal_setter" or play == "decoded" else None
+        decodes = args.mode == "goal_setter" or play == "decoded"
+        self.decode = agent.decoder(bounds=play != "decoded") if decodes else None
         self.choose = in_numpy(agent.goal_network if play == "decoded" else agent.policy.actor)
         self.std = agent.policy.log_std.detach().exp() if play == "sampled" else None
         self.begin()

@@ -149,13 +149,15 @@ def test_windows_never_cross_the_end_of_an_episode():
     assert (windows.actions[..., 0][~taken] == 0).all()
 
 
+DRIFTING_ACTIONS = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 0.2], [0.0, 0.0]])
+
+
 def drifting_world(rows: int = 4000) -> Buffer:
-    """Four numbers, of which two actions move the plane of the first two columns of B; all of them drift."""
+    """Four numbers; two actions move the plane of the columns of DRIFTING_ACTIONS, and all of them drift."""
     generator = np.random.default_rng(0)
     states = generator.normal(size=(rows, 1, 4)).astype(np.float32)
     actions = generator.normal(size=(rows, 1, 2)).clip(-1, 1).astype(np.float32)
-    B = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 0.2], [0.0, 0.0]])
-    next_states = states + 0.5 * states[:, :, ::-1] + actions @ B.T
+    next_states = states + 0.5 * states[:, :, ::-1] + actions @ DRIFTING_ACTIONS.numpy().T
     buffer = Buffer(rows, 1, 4, 2)
     buffer.add(states, next_states.astype(np.float32), actions, np.zeros((rows, 1), bool))
     return buffer
@@ -166,7 +168,7 @@ def test_goals_lie_along_what_actions_move():
     space = GoalSpace(args, 4, 2, 2)
     space.fit_moments(buffer)
     space.fit_directions(buffer)
-    B = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 0.2], [0.0, 0.0]]) / space.change_std[0][:, None]
+    B = DRIFTING_ACTIONS / space.change_std[0][:, None]
     in_plane = B @ torch.linalg.lstsq(B, space.directions).solution
     assert torch.allclose(in_plane, space.directions, atol=0.05)
     assert torch.allclose(space.directions.T @ space.directions, torch.eye(2), atol=1e-5)
@@ -244,6 +246,24 @@ def test_responses_add_up_the_steps_that_come_before_the_goal():
         assert torch.allclose(responses[row], length * space.inverse_spread[distance - 1], atol=1e-5)
 
 
+def test_the_idm_is_asked_for_no_more_than_bounded_actions_reach():
+    """In a linear world any action's goal is known; here they are up to four times as large as there are."""
+    buffer = drifting_world()
+    space, states = fitted_space(buffer, updates=1500), buffer.states[:500]
+
+    def goals_of(actions: torch.Tensor) -> np.ndarray:
+        later = states + 0.5 * states.flip(1) + actions @ DRIFTING_ACTIONS.T
+        return space.hindsight_goals(states, later, torch.ones(500, dtype=torch.int64)).numpy()
+
+    wanted = 4 * (2 * torch.rand(500, 2) - 1)
+    for bound in (0.5, 2.0):
+        space.bound = bound
+        asked = space.bounding()(states.numpy(), goals_of(wanted))
+        assert np.sqrt(np.square(asked - goals_of(wanted.clamp(-bound, bound))).mean()) < 0.05 * (1 + bound)
+    space.bound = 0.0
+    assert (space.bounding()(states.numpy(), goals_of(wanted)) == goals_of(wanted)).all()
+
+
 def test_absolute_goals_are_states():
     buffer, args = drifting_world(), small_args(goal_space="abs")
     space = GoalSpace(args, 4, 2, args.size_of_goal(4, 2))
@@ -317,7 +337,7 @@ def test_the_acting_idm_is_the_trained_one_when_warmed_up_and_follows_it_slowly(
     optimizer = torch.optim.Adam([*agent.idm.parameters(), *agent.goal_space.parameters()], 1e-3)
     warmup, recent = Buffer(512, 2, 4, 2), Buffer(512, 2, 4, 2)
     states, goals = torch.randn(5, 4), torch.randn(5, 2)
-    decode = agent.decoder()  # from here on it must follow the acting IDM
+    decode = agent.decoder(bounds=False)  # from here on it must follow the acting IDM
 
     def assert_acts_as(idm: torch.nn.Module) -> None:
         with torch.no_grad():
