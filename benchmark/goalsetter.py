@@ -95,6 +95,7 @@ STAGES = {
             Contestant("6 numbers, 2 steps ahead", TWO_AHEAD),
             Contestant("6 numbers, 2 steps ahead, held for 2", (*TWO_AHEAD, "--goal-hold", "2")),
             Contestant("first noise of goals 1", ("--log-std-init", "0")),
+            Contestant("goals without bound", ("--goal-bound", "0")),
         ),
     ),
     "controls": Stage(
