@@ -458,8 +458,9 @@ class GoalSpace(nn.Module):
         """A function of states (N, O) and the goals (N, D) set in them: the goals that the IDM is asked for.
 
         To first order, actions a until the goal's step move its numbers by a M(s): each row of M is what one
-        action does. The a that comes nearest to the goal (ridge regression: M may have no inverse) is clipped
-        to the bound, and a M(s) is asked for. Without forward model or bound goals stay as they are.
+        action does. Of M = U S V', direction v_j is moved by actions within 1 as far as s_j times the sum of
+        |u_j|, and what a goal asks for along v_j is clipped to the bound times that. Without forward model or
+        bound goals stay as they are.
         """
         if self.forward_model is None or not self.bound:
             return lambda states, goals: goals
@@ -470,7 +471,6 @@ class GoalSpace(nn.Module):
         pulses[:, :count] = np.concatenate([np.eye(count), -np.eye(count)])
         pulses[:, size + self.goal_steps - 1] = 1.0  # the distance
         scaled = (self.directions * self.inverse_spread[self.goal_steps - 1]).numpy() / 2
-        ridge = 0.01 * np.eye(count, dtype=np.float32)
 
         def bounded(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
             seen = ((states - mean) / std).clip(-LARGEST, LARGEST)
@@ -478,9 +478,10 @@ class GoalSpace(nn.Module):
             up, down = forward(np.concatenate(rows, 1)).reshape(len(seen), 2, count, -1).swapaxes(0, 1)
             moves = (up - down) @ scaled  # (N, count, D): M in units of the warm-up's spread
             moves /= np.sqrt(np.square(moves).sum(1, keepdims=True)).clip(LEAST_RESPONSE)
-            columns = moves.swapaxes(1, 2)
-            actions = np.linalg.solve(moves @ columns + ridge, moves @ goals[..., None])  # (N, count, 1)
-            return (columns @ actions.clip(-self.bound, self.bound))[..., 0]
+            U, S, V = np.linalg.svd(moves, full_matrices=False)  # V: rows are directions of goals
+            most = self.bound * S * np.abs(U).sum(1)
+            along = (V @ goals[..., None])[..., 0].clip(-most, most)
+            return (along[:, None] @ V)[:, 0]
 
         return bounded
 
