@@ -73,6 +73,8 @@ class Args:
     """Any gymnasium environment with a vector as observation and bounded continuous actions."""
     encoder_path: Path | None = None
     """For CarRacing-v3: encoder.pt2 of ppo_carracing.py, which makes vectors of its pictures."""
+    freeze_encoder: bool = True
+    """The encoder stays as it is; here it always does."""
     seed: int = 1
     """Seed of initialisation, goals, minibatches and worlds."""
     resume: Path | None = None
@@ -208,13 +210,17 @@ def check(args: Args) -> None:
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
     at_least_zero = "seed goal_dim window eval_every eval_episodes idm_updates vicreg_coef goal_bound"
-    others = "warmup_updates learning_rate idm_learning_rate warmup_learning_rate max_grad_norm"
+    others = "warmup_updates clip_coef learning_rate idm_learning_rate warmup_learning_rate max_grad_norm"
     for name in (*at_least_zero.split(), *others.split()):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
     for name in ("acting_share", "idm_ema", "warmup_share", "gamma", "gae_lambda"):
         if not 0 <= getattr(args, name) <= 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be between 0 and 1")
+    if not args.freeze_encoder:
+        raise CleanPokeError("--no-freeze-encoder: goals are counted in what the encoder sees, it must stay")
+    if args.save_idm and args.save_idm.is_dir():
+        raise CleanPokeError(f"--save-idm {args.save_idm} is a folder: give the name of a file")
     if args.batch_size // args.num_minibatches < 2:
         raise CleanPokeError("a minibatch needs at least two rows: lower --num-minibatches")
     if args.longest_distance < args.goal_steps:
@@ -458,9 +464,10 @@ class GoalSpace(nn.Module):
         """A function of states (N, O) and the goals (N, D) set in them: the goals that the IDM is asked for.
 
         To first order, actions a until the goal's step move its numbers by a M(s): each row of M is what one
-        action does. Of M = U S V', direction v_j is moved by actions within 1 as far as s_j times the sum of
-        |u_j|, and what a goal asks for along v_j is clipped to the bound times that. Without forward model or
-        bound goals stay as they are.
+        action does. Asked for is the a M(s) nearest to the goal with no |a| beyond the bound: found by ridge
+        regression (M may have no inverse), clipping, and projected gradient steps (L: above the largest
+        eigenvalue of M M').
+        Without forward model or bound goals stay as they are.
         """
         if self.forward_model is None or not self.bound:
             return lambda states, goals: goals
@@ -470,6 +477,7 @@ class GoalSpace(nn.Module):
         pulses = np.zeros((2 * count, size + self.longest), np.float32)
         pulses[:, :count] = np.concatenate([np.eye(count), -np.eye(count)])
         pulses[:, size + self.goal_steps - 1] = 1.0  # the distance
+        ridge = 0.01 * np.eye(count, dtype=np.float32)
         scaled = (self.directions * self.inverse_spread[self.goal_steps - 1]).numpy() / 2
 
         def bounded(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
@@ -478,10 +486,13 @@ class GoalSpace(nn.Module):
             up, down = forward(np.concatenate(rows, 1)).reshape(len(seen), 2, count, -1).swapaxes(0, 1)
             moves = (up - down) @ scaled  # (N, count, D): M in units of the warm-up's spread
             moves /= np.sqrt(np.square(moves).sum(1, keepdims=True)).clip(LEAST_RESPONSE)
-            U, S, V = np.linalg.svd(moves, full_matrices=False)  # V: rows are directions of goals
-            most = self.bound * S * np.abs(U).sum(1)
-            along = (V @ goals[..., None])[..., 0].clip(-most, most)
-            return (along[:, None] @ V)[:, 0]
+            columns, goals = moves.swapaxes(1, 2), goals[..., None]
+            gram, target = moves @ columns, moves @ goals
+            L = gram.trace(axis1=1, axis2=2)[:, None, None] + 0.01  # where nothing moves it is not 0
+            actions = np.linalg.solve(gram + ridge, target).clip(-self.bound, self.bound)  # (N, count, 1)
+            for _ in range(10):
+                actions = (actions - (gram @ actions - target) / L).clip(-self.bound, self.bound)
+            return (columns @ actions)[..., 0]
 
         return bounded
 
@@ -1065,6 +1076,8 @@ def warm_up(
     space.fit_moments(warmup)
     if space.forward_model is not None:
         for _ in range(args.warmup_updates // 2):  # first: directions and scale are fitted to its residuals
+            if stop:
+                break
             optimizer.zero_grad()
             space.forward_loss(sample_windows(warmup, recent, args)).backward()
             optimizer.step()
