@@ -1,4 +1,4 @@
-"""The goal setter's benchmark: its options are the script's, its intervals wide enough, its claims can fail."""
+"""The goal setter's benchmark: its options are the script's, intervals wide enough, claims can fail."""
 
 import math
 
