@@ -464,9 +464,8 @@ class GoalSpace(nn.Module):
         """A function of states (N, O) and the goals (N, D) set in them: the goals that the IDM is asked for.
 
         To first order, actions a until the goal's step move its numbers by a M(s): each row of M is what one
-        action does. Asked for is the a M(s) nearest to the goal with no |a| beyond the bound: found by ridge
-        regression (M may have no inverse), clipping, and projected gradient steps (L: above the largest
-        eigenvalue of M M').
+        action does. The a that would reach a goal (ridge regression: M may have no inverse) is clipped to the
+        bound, and a M(s) is asked for: an action at its bound leaves what is asked of the others alone.
         Without forward model or bound goals stay as they are.
         """
         if self.forward_model is None or not self.bound:
@@ -486,13 +485,9 @@ class GoalSpace(nn.Module):
             up, down = forward(np.concatenate(rows, 1)).reshape(len(seen), 2, count, -1).swapaxes(0, 1)
             moves = (up - down) @ scaled  # (N, count, D): M in units of the warm-up's spread
             moves /= np.sqrt(np.square(moves).sum(1, keepdims=True)).clip(LEAST_RESPONSE)
-            columns, goals = moves.swapaxes(1, 2), goals[..., None]
-            gram, target = moves @ columns, moves @ goals
-            L = gram.trace(axis1=1, axis2=2)[:, None, None] + 0.01  # where nothing moves it is not 0
-            actions = np.linalg.solve(gram + ridge, target).clip(-self.bound, self.bound)  # (N, count, 1)
-            for _ in range(10):
-                actions = (actions - (gram @ actions - target) / L).clip(-self.bound, self.bound)
-            return (columns @ actions)[..., 0]
+            columns = moves.swapaxes(1, 2)
+            actions = np.linalg.solve(moves @ columns + ridge, moves @ goals[..., None])  # (N, count, 1)
+            return (columns @ actions.clip(-self.bound, self.bound))[..., 0]
 
         return bounded
 

@@ -152,12 +152,12 @@ def test_windows_never_cross_the_end_of_an_episode():
 DRIFTING_ACTIONS = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 0.2], [0.0, 0.0]])
 
 
-def drifting_world(effects: torch.Tensor = DRIFTING_ACTIONS, rows: int = 4000) -> Buffer:
-    """Four numbers; two actions move the plane of the columns of `effects`, and all of them drift."""
+def drifting_world(rows: int = 4000) -> Buffer:
+    """Four numbers; two actions move the plane of the columns of DRIFTING_ACTIONS, and all of them drift."""
     generator = np.random.default_rng(0)
     states = generator.normal(size=(rows, 1, 4)).astype(np.float32)
     actions = generator.normal(size=(rows, 1, 2)).clip(-1, 1).astype(np.float32)
-    next_states = states + 0.5 * states[:, :, ::-1] + actions @ effects.numpy().T
+    next_states = states + 0.5 * states[:, :, ::-1] + actions @ DRIFTING_ACTIONS.numpy().T
     buffer = Buffer(rows, 1, 4, 2)
     buffer.add(states, next_states.astype(np.float32), actions, np.zeros((rows, 1), bool))
     return buffer
@@ -246,36 +246,22 @@ def test_responses_add_up_the_steps_that_come_before_the_goal():
         assert torch.allclose(responses[row], length * space.inverse_spread[distance - 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("are_alike", [False, True])
-def test_goals_beyond_reach_are_brought_back_and_others_stay(are_alike):
-    """In a linear world, whose actions' goals are known; also where both actions do nearly the same."""
-    effects = DRIFTING_ACTIONS
-    if are_alike:
-        effects = 0.95 * effects.mean(1, keepdim=True) + 0.05 * effects
-    buffer = drifting_world(effects)
-    space, states = fitted_space(buffer, updates=800), buffer.states[:500]
+def test_goals_beyond_reach_are_brought_back_and_others_stay():
+    """In a linear world any action's goal is known; here they are up to four times as large as there are."""
+    buffer = drifting_world()
+    space, states = fitted_space(buffer, updates=1500), buffer.states[:500]
 
     def goals_of(actions: torch.Tensor) -> np.ndarray:
-        later = states + 0.5 * states.flip(1) + actions @ effects.T
+        later = states + 0.5 * states.flip(1) + actions @ DRIFTING_ACTIONS.T
         return space.hindsight_goals(states, later, torch.ones(500, dtype=torch.int64)).numpy()
 
-    def asked(goals: np.ndarray, bound: float) -> np.ndarray:
+    wanted = 4 * (2 * torch.rand(500, 2) - 1)
+    for bound in (0.5, 2.0, 5.0):
         space.bound = bound
-        return space.bounding()(states.numpy(), goals.astype(np.float32))
-
-    possible = goals_of(2 * torch.rand(500, 2) - 1)  # of actions within the bounds
-    assert np.sqrt(np.square(asked(possible, 2.0) - possible).mean()) < 0.03
-    far = 5 * possible
-    assert (asked(far, 0.0) == far.astype(np.float32)).all()
-    if are_alike:
-        return  # hardly anything is known about the other direction
-    single = goals_of(torch.eye(2).repeat(250, 1)).reshape(250, 2, 2).mean(0)  # what each action does
-    for bound in (0.5, 2.0):
-        near = asked(far, bound)
-        assert np.abs(near @ np.linalg.inv(single)).max() < 1.1 * bound  # actions that would reach it
-        others = np.random.default_rng(0).uniform(-bound, bound, (1000, 2)) @ single
-        nearest = np.linalg.norm(others - far[:, None], axis=2).min(1)
-        assert (np.linalg.norm(near - far, axis=1) < nearest + 0.1).all()
+        asked = space.bounding()(states.numpy(), goals_of(wanted))
+        assert np.sqrt(np.square(asked - goals_of(wanted.clamp(-bound, bound))).mean()) < 0.05 * (1 + bound)
+    space.bound = 0.0
+    assert (space.bounding()(states.numpy(), goals_of(wanted)) == goals_of(wanted)).all()
 
 
 def test_absolute_goals_are_states():
