@@ -12,7 +12,6 @@ from cleanpoke.envs.emerald.core import EWRAM, Core
 
 # Fixed places
 STRING_VAR4 = 0x02021FC4  # the text that is being shown
-BATTLE_OUTCOME = 0x0202433A  # 1 won, 2 lost, 4 ran
 PARTY_COUNT = 0x020244E9
 PARTY = 0x020244EC
 OBJECT_EVENTS = 0x02037350
@@ -33,9 +32,9 @@ MON_GROWTH_PLACES = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 2, 3, 1, 1, 2, 3, 2, 3, 1, 1,
 """Place of the growth block among the four hidden ones, by personality modulo 24."""
 NUM_OBJECTS, OBJECT_SIZE, MAP_BORDER, COLLISION = 16, 0x24, 7, 0x0C00
 
-FLAG_CLOCK_SET, FLAG_BIRCH_RESCUED, FLAG_RIVAL_DEFEATED = 0x51, 0x52, 0x82
+FLAG_CLOCK_SET, FLAG_RIVAL_DEFEATED = 0x51, 0x82
 FLAG_WOODS_GRUNT = 0x500 + 10  # flag of the trainer with number 10
-FLAG_GOT_POKEMON, FLAG_GOT_POKEDEX, FLAG_FIRST_BADGE = 0x860, 0x861, 0x867
+FLAG_GOT_POKEDEX, FLAG_FIRST_BADGE = 0x861, 0x867
 NUM_BADGES = 8
 FLAG_VISITED = {"Littleroot": 0x86F, "Oldale": 0x870, "Petalburg": 0x876, "Rustboro": 0x879}
 
@@ -166,11 +165,18 @@ def read_map(core: Core) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_state(core: Core) -> GameState | None:
-    """One look; None before a game has begun (boot, title screen)."""
+    """One look; None before a game has begun (boot, title screen).
+
+    Emerald sets the pointers before that, to blocks full of zeros: spaces, as a name would read. Whoever
+    plays has another name.
+    """
     blocks = save_blocks(core)
     if blocks is None:
         return None
     first, second = blocks
+    name = decode(core.read(second + SB2_NAME, 8)).strip()
+    if not name:
+        return None
     is_shown = core.u8(MESSAGE_BOX_MODE) != 0
     return GameState(
         map=(core.u8(first + SB1_MAP_GROUP), core.u8(first + SB1_MAP_NUMBER)),
@@ -180,7 +186,7 @@ def read_state(core: Core) -> GameState | None:
         in_battle=bool(core.u8(IN_BATTLE) & 2),
         text=decode(core.read(STRING_VAR4, 200)) if is_shown else "",
         controls_locked=bool(core.u8(CONTROLS_LOCKED)),
-        name=decode(core.read(second + SB2_NAME, 8)),
+        name=name,
         gender=core.u8(second + SB2_GENDER),
         money=core.u32(first + SB1_MONEY) ^ core.u32(second + SB2_KEY),
         badges=sum(read_flag(core, FLAG_FIRST_BADGE + badge) for badge in range(NUM_BADGES)),

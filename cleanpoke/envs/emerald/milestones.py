@@ -37,7 +37,7 @@ def in_rivals_house(core: Core, state: GameState) -> bool:
 
 
 MILESTONES = (
-    Milestone("GAME_STARTED", lambda core, state: state.name != ""),
+    Milestone("GAME_STARTED", lambda core, state: True),  # before, there is no state
     Milestone("PLAYER_BEDROOM", in_own_house(1)),
     Milestone("CLOCK_SET", flag(memory.FLAG_CLOCK_SET)),
     Milestone("PLAYER_HOUSE", in_own_house(0), needs="CLOCK_SET"),
@@ -71,7 +71,7 @@ class Progress:
         """Name to the step at which it was reached."""
 
     def update(self, core: Core, state: GameState | None, step: int) -> list[str]:
-        if state is None or state.map == (0, 0) and state.name == "":
+        if state is None:
             return []
         new = []
         for milestone in MILESTONES:

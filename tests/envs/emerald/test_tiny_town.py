@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cleanpoke.envs.emerald import memory
-from cleanpoke.envs.emerald.core import Core
+from cleanpoke.envs.emerald.core import EWRAM, Core
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.memory import GameState, Member
-from cleanpoke.envs.emerald.milestones import MILESTONES, NAMES
+from cleanpoke.envs.emerald.milestones import MILESTONES, NAMES, Progress
 from cleanpoke.envs.emerald.tiny_town import build
 from cleanpoke.envs.emerald.tiny_town.expert import Expert, read_world
 
@@ -113,6 +113,23 @@ def test_nothing_is_read_before_a_game_has_begun():
     core.run(60)
     assert memory.read_state(core) is None
     assert not memory.read_flag(core, memory.FLAG_CLOCK_SET)
+
+
+@pytest.mark.parametrize("name", [bytes(8), b"\xff" + bytes(7), 8 * b"\xff"])
+def test_save_blocks_without_a_name_are_no_game_yet(name):
+    """Emerald points to blocks of zeros from its first screens on."""
+    core, progress = Core(TINY_TOWN), Progress()
+    core.run(60)
+    blocks = EWRAM + 0x25A00, EWRAM + 0x24A54
+    for pointer, block in zip((memory.SAVEBLOCK1_PTR, memory.SAVEBLOCK2_PTR), blocks, strict=True):
+        core.write(pointer, block.to_bytes(4, "little"))
+    core.write(blocks[0], bytes(0x1400))
+    core.write(blocks[1], name + bytes(0x100))
+    assert memory.read_state(core) is None
+    assert progress.update(core, memory.read_state(core), 1) == []
+    core.write(blocks[1], bytes((0xBB, 0xBE, 0x00, 0xBB, 0xFF, 0, 0, 0)))
+    assert memory.read_state(core).name == "AD A"
+    assert progress.update(core, memory.read_state(core), 2) == ["GAME_STARTED"]
 
 
 def test_houses_are_the_players_own_for_both_genders():
