@@ -30,14 +30,22 @@ EMERALD = ("BPEE", 0)
 
 
 def is_tiny_town(rom_path: Path) -> bool:
-    """Whether a file is our own game, wherever it lies."""
-    return rom_path.is_file() and rom_path.read_bytes()[0xAC:0xB0] == TINY_TOWN_CODE.encode()
+    """Whether a file is our own game, wherever it lies. Raises CleanPokeError if it cannot be read."""
+    try:
+        return rom_path.is_file() and rom_path.read_bytes()[0xAC:0xB0] == TINY_TOWN_CODE.encode()
+    except OSError as error:
+        raise CleanPokeError(
+            f"cannot read the ROM {rom_path} ({error.strerror}): check --rom-path"
+        ) from error
 
 
+RESOLUTIONS = [(160 // part, 240 // part) for part in range(1, 81) if 80 % part == 0]
+"""Whole parts of the screen."""
 VARIANT = 0x0203FF00
 """Where Tiny Town looks for the number of its variant; 0 is the standard one."""
 BOOT_FRAMES = 90
 """Until the title of Tiny Town stands."""
+MAX_VARIANT = 2**32 - 1
 MAX_BEGINNINGS = 24
 """How many states an environment remembers with their first frame, 1 MB each."""
 MILESTONE_STATES = 4
@@ -97,11 +105,13 @@ class EmeraldEnv(gym.Env):
     ):
         if press_frames < 1 or release_frames < 0:
             raise CleanPokeError("press_frames must be at least 1, release_frames at least 0")
-        height, width = resolution
-        if HEIGHT % height or WIDTH % width or HEIGHT // height != WIDTH // width:
+        if tuple(resolution) not in RESOLUTIONS:
             raise CleanPokeError(
                 f"resolution {resolution}: choose (160, 240) or a whole part of it, such as (80, 120)"
             )
+        height, width = resolution
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise CleanPokeError(f"render_mode {render_mode!r}: choose 'human', 'rgb_array' or None")
         self.core = Core(rom_path)
         self.is_tiny_town = self.core.game_code == TINY_TOWN_CODE
         identity = (self.core.game_code, self.core.revision)
@@ -112,7 +122,9 @@ class EmeraldEnv(gym.Env):
                 "memory is not known: give Pokémon Emerald (USA, 1.0), code 'BPEE', revision 0, or no ROM at "
                 "all (tools/check_rom.py tells more)"
             )
-        if variant != 0 and not self.is_tiny_town:
+        if variant != "random":
+            self._check_variant(variant)
+        elif not self.is_tiny_town:
             raise CleanPokeError(f"only Tiny Town has variants: leave `variant` out for {rom_path}")
         self.start_state = SaveState.load(start_state) if isinstance(start_state, str | Path) else start_state
         if self.start_state is not None:
@@ -141,12 +153,22 @@ class EmeraldEnv(gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Options: "state", a SaveState to begin from; "variant", of Tiny Town, for this episode."""
-        super().reset(seed=seed)
+        """Options: "state", a SaveState to begin from, or "variant", a number, of Tiny Town, for this game.
+
+        Raises CleanPokeError for anything else there, and for a state of another cartridge.
+        """
         options = options or {}
         state = options.get("state")
+        if state is not None and not isinstance(state, SaveState):
+            raise CleanPokeError(f"options: {state!r:.60} is no SaveState: SaveState.load(path) reads a file")
+        if "variant" in options:
+            self._check_variant(options["variant"])
+            if state is not None or self.start_state is not None:
+                raise CleanPokeError("options: a state brings its own variant: leave `variant` out")
+        super().reset(seed=seed)
         drawn = self._draw_variant()  # always, so that options do not change the episodes after
-        if state is None and self.curriculum and self.milestone_states and self.np_random.random() < 0.5:
+        may_choose = state is None and "variant" not in options and self.curriculum and self.milestone_states
+        if may_choose and self.np_random.random() < 0.5:
             name = list(self.milestone_states)[self.np_random.integers(len(self.milestone_states))]
             states = self.milestone_states[name]
             state = states[self.np_random.integers(len(states))]
@@ -168,6 +190,8 @@ class EmeraldEnv(gym.Env):
             name: value.copy() if isinstance(value, np.ndarray | list) else value
             for name, value in beginning.info.items()
         }
+        if self.render_mode == "human":
+            self.render()
         return beginning.observation.copy(), info
 
     def _begin(self, state: SaveState, is_remembered: bool) -> Beginning:
@@ -190,6 +214,15 @@ class EmeraldEnv(gym.Env):
             self._beginnings[state] = beginning
         return beginning
 
+    def _check_variant(self, variant: Any) -> None:
+        """Raises CleanPokeError for what is no number of a variant, or if the game has none."""
+        if not isinstance(variant, int | np.integer) or not 0 <= variant <= MAX_VARIANT:
+            raise CleanPokeError(
+                f"variant {variant!r}: give a number, 0 … {MAX_VARIANT}, or make EmeraldEnv(variant='random')"
+            )
+        if variant != 0 and not self.is_tiny_town:
+            raise CleanPokeError(f"only Tiny Town has variants: leave `variant` out for {self.core.rom}")
+
     def _draw_variant(self) -> int:
         if self.variant == "random":
             return int(self.np_random.integers(1, 2**31))
@@ -209,6 +242,9 @@ class EmeraldEnv(gym.Env):
         return title
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One button. Raises CleanPokeError for a number that none has."""
+        if not 0 <= action < len(self.buttons):
+            raise CleanPokeError(f"action {action}: a button is a number, 0 … {len(self.buttons) - 1}")
         button = self.buttons[int(action)]
         self.core.set_keys(() if button == NOOP else (button,))
         self._run(self.press_frames, drawn=0 if self.release_frames else 1)
@@ -288,15 +324,16 @@ class EmeraldEnv(gym.Env):
     # ---------------------------------------------------------------- people
 
     def render(self) -> np.ndarray | None:
-        """The screen (160, 240, 3), or, in mode human, a window."""
+        """The screen (160, 240, 3), or, in mode human, a window. Raises CleanPokeError without a display."""
         if self.render_mode != "human":
             return np.ascontiguousarray(self.core.pixels[..., :3])
         import pygame
 
+        from cleanpoke.watch import open_window  # only here: it brings torch, which games alone do not need
+
         if self._window is None:
-            pygame.init()
-            self._window = pygame.display.set_mode((3 * WIDTH, 3 * HEIGHT))
-            pygame.display.set_caption("CleanPoke: " + (self.core.title or "Emerald"))
+            caption = "CleanPoke: " + (self.core.title or "Emerald")
+            self._window = open_window((3 * WIDTH, 3 * HEIGHT), caption, ", or use render_mode='rgb_array'")
         pygame.event.pump()
         picture = pygame.surfarray.make_surface(self.core.pixels[..., :3].swapaxes(0, 1))
         self._window.blit(pygame.transform.scale(picture, self._window.get_size()), (0, 0))

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pygame
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from cleanpoke.envs.emerald.env import MAX_BEGINNINGS, TINY_TOWN, EmeraldEnv
+from cleanpoke.envs.emerald.env import MAX_BEGINNINGS, TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.states import SaveState
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
@@ -209,8 +210,9 @@ def test_what_a_game_refuses_is_told_and_the_others_play_on():
     stranger = SaveState("0" * 40, envs.call("save_state")[0].content)
     with pytest.raises(CleanPokeError, match="of another ROM"):
         envs.reset(options={"state": stranger})
-    with pytest.raises(IndexError):
-        envs.step(np.array([99, 0, 0]))  # in the share of this process: the other's answer waits
+    for actions in ([99, 0, 0], [0, 0, -1]):  # in the share of this process, and in the other one
+        with pytest.raises(CleanPokeError, match=r"action (99|-1): a button is a number, 0 … 9"):
+            envs.step(np.array(actions))
     envs.reset(seed=0)
     assert (envs.observations == first).all()
     envs._shares[1]._process.kill()
@@ -270,9 +272,75 @@ def test_wrong_arguments_are_told_in_one_line(tmp_path):
         env.reset(options={"state": stranger})
     for options, message in (
         ({"resolution": (84, 84)}, "whole part"),
+        ({"resolution": (0, 0)}, "whole part"),
+        ({"resolution": (-160, -240)}, "whole part"),
+        ({"render_mode": "window"}, "render_mode 'window': choose 'human', 'rgb_array'"),
+        ({"variant": -1}, "variant -1: give a number, 0 …"),
+        ({"variant": 2**32}, "variant 4294967296: give a number"),
+        ({"variant": "any"}, "variant 'any': give a number"),
         ({"press_frames": 0}, "at least 1"),
         ({"start_state": tmp_path / "no.state"}, "cannot read the save state"),
         ({"rom_path": tmp_path / "no.gba"}, "check --rom-path"),
     ):
         with pytest.raises(CleanPokeError, match=message):
             EmeraldEnv(**options)
+    state = env.save_state()
+    for options, message in (
+        ({"state": "x.state"}, r"'x\.state' is no SaveState: SaveState\.load"),
+        ({"variant": -1}, "variant -1: give a number"),
+        ({"variant": "random"}, "variant 'random': give a number"),
+        ({"variant": 3, "state": state}, "a state brings its own variant"),
+    ):
+        with pytest.raises(CleanPokeError, match=message):
+            env.reset(options=options)
+    with pytest.raises(CleanPokeError, match="a state brings its own variant"):
+        EmeraldEnv(start_state=state).reset(options={"variant": 3})
+    for action in (-1, 10, 99):
+        with pytest.raises(CleanPokeError, match=f"action {action}: a button is a number, 0 … 9"):
+            env.step(action)
+    assert env.steps == 0
+
+
+def test_a_variant_that_is_asked_for_is_played_whatever_the_curriculum_holds():
+    env = EmeraldEnv(curriculum=True)
+    env.reset(seed=0)
+    env.remember({"GAME_STARTED": [env.save_state()]})
+    assert {env.reset(options={"variant": 3})[1]["variant"] for _ in range(12)} == {3}
+
+
+def test_a_file_that_cannot_be_read_is_told():
+    with pytest.raises(CleanPokeError, match="cannot read the ROM /proc/self/mem .*check --rom-path"):
+        is_tiny_town(Path("/proc/self/mem"))
+
+
+def test_people_see_each_picture_in_a_window(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = EmeraldEnv(render_mode="human")
+
+    def shown() -> np.ndarray:
+        return pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)[::3, ::3]
+
+    try:
+        observation, _ = env.reset()
+        assert (shown() == observation).all() and observation.any()
+        observation, *_ = env.step(env.buttons.index("START"))
+        assert (shown() == observation).all() and env.render() is None
+    finally:
+        env.close()
+    assert not pygame.display.get_init()
+
+
+def test_programs_get_each_picture_as_an_array():
+    env = EmeraldEnv(render_mode="rgb_array", resolution=(80, 120))
+    env.reset()
+    observation, *_ = env.step(env.buttons.index("START"))
+    picture = env.render()
+    assert picture.shape == (160, 240, 3) and picture.dtype == np.uint8
+    assert (picture[::2, ::2] == observation).all()
+
+
+def test_without_a_display_a_window_is_refused_in_one_line(monkeypatch):
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(CleanPokeError, match="no display for a window .* use render_mode='rgb_array'"):
+        EmeraldEnv(render_mode="human").reset()
