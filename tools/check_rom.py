@@ -1,11 +1,12 @@
 """What an owner of Pokémon Emerald runs first: is this the right cartridge, and does its memory make sense?
 
     python tools/check_rom.py --rom-path emerald.gba
-    python tools/check_rom.py --rom-path emerald.gba --state somewhere.state --frames 0
+    python tools/check_rom.py --rom-path emerald.gba --state expert_data/human/slot_1.state --frames 0
 
 Prints the cartridge's identity, runs it for a while, then says what the memory table reads: pointers, map,
 position, party, money, flags, milestones, and how many frames a second this machine runs. Without --rom-path
-it checks Tiny Town. The real game begins only after its title and introduction: give a state from later on.
+it checks Tiny Town. The real game begins only after its title and introduction: give a state from later on,
+which F1 of tools/collect_human_demos.py saves; docs/emerald_env.md says what to compare.
 """
 
 import sys
@@ -17,10 +18,10 @@ import tyro
 
 from cleanpoke.envs.emerald import memory
 from cleanpoke.envs.emerald.core import EWRAM, IWRAM, Core
-from cleanpoke.envs.emerald.env import TINY_TOWN, TINY_TOWN_CODE
+from cleanpoke.envs.emerald.env import EMERALD, TINY_TOWN, TINY_TOWN_CODE
 from cleanpoke.envs.emerald.milestones import MILESTONES, Progress
 from cleanpoke.envs.emerald.states import SaveState
-from cleanpoke.errors import user_errors
+from cleanpoke.errors import CleanPokeError, user_errors
 
 EMERALD_SHA1 = "f3ae088181bf583e55daf962a92bb46f4f1d07b7"
 """Pokémon Emerald, USA and Europe, revision 0."""
@@ -33,17 +34,23 @@ class Args:
     state: Path | None = None
     """save state of CleanPoke to look into"""
     frames: int = 600
-    """frames to run before looking, pressing START and A now and then"""
+    """frames to run before looking, pressing START and A now and then; 0 looks at a state as it was saved"""
     bench_frames: int = 2000
-    """frames to time"""
+    """frames to time, after looking"""
 
 
 def identity(core: Core) -> tuple[str, bool]:
-    """What the cartridge is, and whether the memory table is made for it."""
+    """What the cartridge is, and whether EmeraldEnv plays it."""
     if core.sha1 == EMERALD_SHA1:
         return "Pokémon Emerald (USA, revision 0): the memory table is made for it", True
     if core.game_code == TINY_TOWN_CODE:
         return "Tiny Town, the game that comes with CleanPoke", True
+    if (core.game_code, core.revision) == EMERALD:
+        return (
+            "Pokémon Emerald (USA, revision 0), but changed or a bad dump: it can be played, but the memory "
+            f"table is made for SHA-1 {EMERALD_SHA1}",
+            True,
+        )
     if core.game_code.startswith("BPE"):
         return (
             "a Pokémon Emerald, but of another region or revision: addresses differ, expect nonsense",
@@ -53,6 +60,8 @@ def identity(core: Core) -> tuple[str, bool]:
 
 
 def main(args: Args) -> None:
+    if args.frames < 0 or args.bench_frames < 1:
+        raise CleanPokeError("--frames must be at least 0, --bench-frames at least 1")
     core = Core(args.rom_path)
     what, is_known = identity(core)
     print(f"{core.rom}\n  title {core.title!r}, code {core.game_code!r}, revision {core.revision}")
@@ -66,11 +75,6 @@ def main(args: Args) -> None:
         core.run(12)
         core.set_keys(())
         core.run(48)
-    began = time.perf_counter()
-    core.run(args.bench_frames)
-    speed = args.bench_frames / (time.perf_counter() - began)
-    print(f"  {speed:,.0f} frames a second without drawing ({speed / 60:.0f} times the real console)")
-
     pointers = {"SaveBlock1": memory.SAVEBLOCK1_PTR, "SaveBlock2": memory.SAVEBLOCK2_PTR}
     for name, address in pointers.items():
         value = core.u32(address)
@@ -96,6 +100,10 @@ def main(args: Args) -> None:
         progress.update(core, state, 0)
         for milestone in MILESTONES:
             print(f"  [{'x' if milestone.name in progress.reached else ' '}] {milestone.name}")
+    began = time.perf_counter()
+    core.run(args.bench_frames)
+    speed = args.bench_frames / (time.perf_counter() - began)
+    print(f"  {speed:,.0f} frames a second without drawing ({speed / 60:.0f} times the real console)")
     if not is_known:
         sys.exit(1)
 
