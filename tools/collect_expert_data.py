@@ -10,10 +10,12 @@ path/to/file.py:ClassName with a method get_action(observation, info) that retur
 (A, B, START, SELECT, UP, DOWN, LEFT, RIGHT, L, R), and, if it likes, begin(), called before each episode.
 tools/llm_agent.py is an example.
 Noise presses a random button instead now and then; what the agent would have pressed is recorded beside it.
-An interrupted collection goes on where it stopped; a folder holds one cartridge and one kind of settings.
+An interrupted collection goes on where it stopped; a folder holds one cartridge, one player and one kind of
+settings. What an agent from a file of your own has played of an episode that is cut off, is kept.
 With --env it is tools/collect_control_data.py, which has options of its own.
 """
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -26,11 +28,11 @@ import torch
 import tyro
 
 from cleanpoke.compute import available_cores
-from cleanpoke.envs.emerald.demos import Agent, record_episode, settings_of
+from cleanpoke.envs.emerald.demos import Agent, Recorder, record_episode, settings_of
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv, is_tiny_town
 from cleanpoke.envs.emerald.milestones import NAMES
 from cleanpoke.envs.emerald.playing import load_agent
-from cleanpoke.envs.episode_files import open_folder
+from cleanpoke.envs.episode_files import check_settings, open_folder, read_meta
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.processes import in_processes, signs_of_life
 from cleanpoke.run import load_checkpoint
@@ -71,13 +73,19 @@ class Share:
 
 
 class Stopped(Exception):
-    """The collection ends in the middle of an episode, which is dropped."""
+    """The collection ends in the middle of an episode."""
+
+
+def is_checkpoint(agent: str) -> bool:
+    """Whether --agent names a checkpoint or run folder."""
+    path = Path(agent)
+    return path.exists() and path.suffix != ".py"
 
 
 def open_agent(args: Args) -> Agent:
     """Raises CleanPokeError for what is not there, or no agent for this game."""
     path = Path(args.agent)
-    if path.exists() and path.suffix != ".py":
+    if is_checkpoint(args.agent):
         script = load_checkpoint(path).script
         if script not in PLAYERS:
             raise CleanPokeError(
@@ -85,12 +93,19 @@ def open_agent(args: Args) -> Agent:
                 + " or ".join(f"{name}.py" for name in PLAYERS)
             )
         return importlib.import_module(f"cleanpoke.{script}").open_player(path)
+    if path.suffix == ".py" and path.exists():
+        raise CleanPokeError(f"--agent {args.agent} names no class: give {args.agent}:ClassName")
     if args.agent != "scripted" and ":" not in args.agent:
         raise CleanPokeError(
             f"--agent {args.agent!r} is not there: give scripted, a checkpoint or run folder, or "
             "path/to/file.py:ClassName"
         )
-    return load_agent(args.agent, args.rom_path)
+    try:
+        return load_agent(args.agent, args.rom_path)
+    except TypeError as error:
+        if "__init__() missing" not in str(error):
+            raise
+        raise CleanPokeError(f"--agent {args.agent}: {error}; it is made without arguments") from error
 
 
 def make_env(args: Args) -> EmeraldEnv:
@@ -103,6 +118,24 @@ def make_env(args: Args) -> EmeraldEnv:
     )
 
 
+def origin_of(args: Args, env: EmeraldEnv) -> dict[str, Any]:
+    """What `meta` tells beside what every demonstration tells: who played, and where episodes begin."""
+    state = env.start_state
+    digest = None if state is None else hashlib.sha1(state.content).hexdigest()
+    return {"player": args.agent, "fixed": args.fixed, "start_state": digest}
+
+
+def open_collection(args: Args, env: EmeraldEnv) -> list[Path]:
+    """Makes the folder ready; the episodes that are there. Raises CleanPokeError if it cannot be written, and
+    if one there does not belong to this collection."""
+    rules = {"noise": args.noise, "max_steps": args.max_steps}
+    there = open_folder(args.output, settings_of(env) | origin_of(args, env) | rules)
+    for path in there:
+        seed = read_meta(path).get("seed", [args.seed])  # and the number of the episode
+        check_settings(path, {"seed": seed[0]}, {"seed": args.seed})
+    return there
+
+
 def path_of(args: Args, number: int) -> Path:
     return args.output / f"episode_{number:05}.npz"
 
@@ -111,37 +144,58 @@ def record_share(share: Share, report: Callable[[Any], None], stopped: Callable[
     torch.set_num_threads(1)  # the processes share the cores
     env, agent = make_env(share.args), open_agent(share.args)
     show_life = signs_of_life(report)  # an agent may think for long
+    # The script and checkpoints play the same game again; who knows what another agent's steps have cost.
+    keeps_parts = share.args.agent != "scripted" and not is_checkpoint(share.args.agent)
+    so_far: Recorder | None = None
 
-    def on_step() -> None:
+    def on_step(recorder: Recorder) -> None:
+        nonlocal so_far
+        so_far = recorder
         show_life()
         if stopped():
             raise Stopped
 
-    for number in share.numbers:
-        seed = (share.args.seed, number)
-        try:
-            recorder = record_episode(env, agent, seed, share.args.noise, on_step, player=share.args.agent)
-        except Stopped:
-            return
-        recorder.save(path_of(share.args, number))
+    def save(recorder: Recorder, path: Path) -> None:
+        recorder.save(path)
         report((len(recorder.actions), recorder.infos[-1]["milestones"], sum(recorder.rewards)))
+
+    for number in share.numbers:
+        seed, path = (share.args.seed, number), path_of(share.args, number)
+        so_far = None
+        try:
+            recorder = record_episode(
+                env, agent, seed, share.args.noise, on_step, **origin_of(share.args, env)
+            )
+        except Exception as error:
+            if keeps_parts and so_far is not None and so_far.actions:
+                save(so_far, path)
+                print(f"\n{path}: cut off after {len(so_far.actions)} steps, which are kept")
+            if isinstance(error, Stopped):
+                return
+            raise
+        save(recorder, path)
 
 
 def main(args: Args) -> None:
-    if args.episodes < 1 or not 0 <= args.noise < 1 or args.max_steps < 1 or args.seed < 0:
+    are_numbers_fine = min(args.episodes, args.max_steps) > 0 and min(args.seed, args.processes) >= 0
+    if not are_numbers_fine or not 0 <= args.noise < 1:
         raise CleanPokeError(
-            "--episodes and --max-steps must be at least 1, --seed at least 0, --noise at least 0 and below 1"
+            "--episodes and --max-steps must be at least 1, --seed and --processes at least 0, --noise at "
+            "least 0 and below 1"
         )
     env = make_env(args)
     open_agent(args)
-    there = open_folder(args.output, settings_of(env))
+    there = open_collection(args, env)
     missing = [number for number in range(args.episodes) if not path_of(args, number).exists()]
-    processes = min(args.processes or available_cores(), max(len(missing), 1))
+    if not missing:
+        print(f"{args.output}: all {args.episodes} episodes are there already; --episodes asks for more")
+        return
+    processes = min(args.processes or available_cores(), len(missing))
     shares = [Share(args, missing[first::processes]) for first in range(processes)]
     line, done, finished, returns = Progress(unit="episode"), len(there), 0, []
     with StopSignal() as stop:
         reports = in_processes(record_share, shares, timeout_seconds=600, should_stop=lambda: bool(stop))
-        for steps, milestones, total in reports if missing else ():
+        for steps, milestones, total in reports:
             done, finished = done + 1, finished + (milestones == len(NAMES))
             returns.append(total)
             line.update(done, args.episodes, {"steps": steps, "return": float(np.mean(returns))})

@@ -6,7 +6,7 @@
 
 Any server that speaks the chat protocol of OpenAI will do (vLLM, llama.cpp, Ollama, OpenAI itself). At each
 step it is sent the screen as a PNG and what memory says as text, and answers with the name of a button.
-LLM_TIMEOUT: seconds to wait for an answer, 60 by default.
+LLM_TIMEOUT: seconds to wait for an answer, 60 by default, 540 at most.
 """
 
 import base64
@@ -31,6 +31,8 @@ from cleanpoke.errors import CleanPokeError
 
 ATTEMPTS = 3
 """How often one step is asked for before the collection ends."""
+STEP_SECONDS = 540.0
+"""For one step, with all attempts: a collection ends when nothing has happened for 600 s."""
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt after a failure; twice as many before the third."""
 REMEMBERED = 12
@@ -63,6 +65,8 @@ class LanguageModel:
             self.timeout = float(os.environ.get("LLM_TIMEOUT", "60"))
         except ValueError as error:
             raise CleanPokeError(f"LLM_TIMEOUT is no number of seconds: {error}") from error
+        if not 0 < self.timeout <= STEP_SECONDS:
+            raise CleanPokeError(f"LLM_TIMEOUT is {self.timeout:g}: give at most {STEP_SECONDS:g} seconds")
         self.begin()
 
     def begin(self) -> None:
@@ -79,9 +83,9 @@ class LanguageModel:
             {"type": "image_url", "image_url": {"url": png_url(observation)}},
         ]
         messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
-        answer = ""
+        answer, deadline = "", time.monotonic() + STEP_SECONDS
         for _ in range(ATTEMPTS):
-            answer = self.ask(messages)
+            answer = self.ask(messages, deadline)
             button = button_in(answer)
             if button is not None:
                 state = info["state"]
@@ -94,8 +98,11 @@ class LanguageModel:
             "try another model"
         )
 
-    def ask(self, messages: list[dict[str, Any]]) -> str:
-        """The answer to a conversation. Failures that may pass are tried again after a pause."""
+    def ask(self, messages: list[dict[str, Any]], deadline: float) -> str:
+        """The answer to a conversation. Failures that may pass are tried again after a pause.
+
+        deadline: of time.monotonic(), when this step must be decided.
+        """
         request = urllib.request.Request(
             self.url,
             json.dumps({"model": self.model, "messages": messages}).encode(),
@@ -103,12 +110,15 @@ class LanguageModel:
         )
         if self.key:
             request.add_header("Authorization", f"Bearer {self.key}")
-        problem = ""
+        problem = f"the {STEP_SECONDS:g} s for one step are over"
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+            seconds = min(self.timeout, deadline - time.monotonic())
+            if seconds <= 0:
+                break
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                with urllib.request.urlopen(request, timeout=seconds) as response:
                     answer = json.load(response)
                 return str(answer["choices"][0]["message"]["content"] or "")
             except urllib.error.HTTPError as error:
@@ -119,7 +129,7 @@ class LanguageModel:
                         f"{self.url} refuses: {problem}; check LLM_BASE_URL, LLM_MODEL and LLM_API_KEY"
                     ) from error
             except TimeoutError:
-                problem = f"no answer within {self.timeout:g} s"
+                problem = f"no answer within {seconds:.3g} s"
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
             except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -68,6 +68,29 @@ def test_processes_record_what_one_would_and_go_on_where_they_stopped(record, tm
     assert "3 episodes" in capsys.readouterr().out
 
 
+def test_a_folder_holds_one_player_and_one_kind_of_settings(record, tmp_path, capsys):
+    env = EmeraldEnv()
+    env.reset()
+    env.save_state().save(tmp_path / "x.state")
+    same = Args(tmp_path / "demos", episodes=2, max_steps=3, noise=0.3, processes=1)
+    files = record(same)
+    (tmp_path / "mine.py").write_text(MINE)
+    for changes, message in (
+        ({"agent": f"{tmp_path / 'mine.py'}:Mine"}, "recorded with player scripted, not .*mine.py:Mine"),
+        ({"noise": 0.2}, r"recorded with noise 0\.3, not 0\.2"),
+        ({"max_steps": 4}, "recorded with max_steps 3, not 4"),
+        ({"seed": 2}, "recorded with seed 1, not 2"),
+        ({"fixed": True}, "recorded with fixed False, not True"),
+        ({"start_state": tmp_path / "x.state"}, "recorded with start_state None, not [0-9a-f]{40}"),
+    ):
+        with pytest.raises(CleanPokeError, match=f"{message}: keep such episodes in another folder"):
+            collect_expert_data.main(dataclasses.replace(same, **changes))
+    collect_expert_data.main(same)
+    assert "all 2 episodes are there already; --episodes asks for more" in capsys.readouterr().out
+    collect_expert_data.main(dataclasses.replace(same, episodes=3))
+    assert len(episode_files.episodes_in(same.output)) == len(files) + 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -77,6 +100,8 @@ def test_processes_record_what_one_would_and_go_on_where_they_stopped(record, tm
         ({"output": Path(__file__)}, "choose another --output"),
         ({"rom_path": Path("none.gba")}, "check --rom-path"),
         ({"noise": 1.0}, "--noise"),
+        ({"processes": -1}, "--processes at least 0"),
+        ({"agent": str(ROOT / "tools/llm_agent.py")}, r"names no class: give .*llm_agent\.py:ClassName"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(tmp_path, changes, message):
@@ -110,6 +135,42 @@ def test_agents_of_ones_own_are_told_when_an_episode_begins(record, tmp_path):
     assert [demos.load_episode(path).actions.tolist() for path in paths] == 2 * [[1, 2, 3, 4]]
     with pytest.raises(CleanPokeError, match="has no class Other with a method get_action"):
         open_agent(Args(agent=f"{tmp_path / 'mine.py'}:Other"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_action(self, observation, info): return 'UP'", "answered 'UP': it must be the number"),
+        ("def get_action(self, observation, info): pass", "answered None: it must be the number .* 0 … 9"),
+        ("def get_action(self, observation, info): return 10", "answered 10: it must be the number"),
+        (
+            "get_action = print\n    def __init__(self, x): pass",
+            "argument: 'x'; it is made without arguments",
+        ),
+    ],
+)
+def test_agents_that_do_not_play_along_are_told_in_one_line(record, tmp_path, code, message):
+    (tmp_path / "mine.py").write_text(f"class Mine:\n    {code}\n")
+    with pytest.raises(CleanPokeError, match=message):
+        record(Args(tmp_path / "demos", agent=f"{tmp_path / 'mine.py'}:Mine"))
+    assert not (tmp_path / "demos").exists()
+
+
+def test_what_an_agent_of_ones_own_has_played_is_kept_when_it_is_cut_off(record, tmp_path, capsys):
+    """By an error of its own, or because the collection is stopped."""
+    (tmp_path / "mine.py").write_text(MINE)  # names a button that is none in the end
+    args = Args(tmp_path / "demos", episodes=1, noise=0.0, agent=f"{tmp_path / 'mine.py'}:Mine")
+    with pytest.raises(CleanPokeError, match="answered 10"):
+        record(args)
+    looks, reports = iter([False] * 6 + [True]), []
+    collect_expert_data.record_share(Share(args, [1, 2]), reports.append, lambda: next(looks))
+    assert [report[0] for report in reports] == [6] and not list(looks)
+    for path, length in zip(episode_files.episodes_in(args.output), (9, 6), strict=True):
+        episode = demos.load_episode(path)
+        assert episode.actions.tolist() == list(range(1, length + 1)) and episode.truncations[-1]
+        again = demos.replay(path.with_suffix(".demo"), EmeraldEnv(variant="random"))
+        assert (again.final_observation == episode.final_observation).all()
+    assert "episode_00001.npz: cut off after 6 steps, which are kept" in capsys.readouterr().out
 
 
 # --- Checkpoints
@@ -283,9 +344,19 @@ def test_no_server_and_no_name_are_told_in_one_line(scene, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(CleanPokeError, match="in 3 attempts .*is the server running"):
         LanguageModel().get_action(*scene)
-    monkeypatch.setenv("LLM_TIMEOUT", "soon")
-    with pytest.raises(CleanPokeError, match="LLM_TIMEOUT is no number"):
-        LanguageModel()
+    for seconds, message in (("soon", "is no number"), ("600", "is 600: give at most 540"), ("nan", "nan")):
+        monkeypatch.setenv("LLM_TIMEOUT", seconds)
+        with pytest.raises(CleanPokeError, match=f"LLM_TIMEOUT {message}|LLM_TIMEOUT is {message}"):
+            LanguageModel()
+
+
+def test_a_slow_server_has_so_long_for_a_step_and_no_longer(server, scene, monkeypatch):
+    monkeypatch.setattr(llm_agent, "STEP_SECONDS", 0.5)
+    monkeypatch.setenv("LLM_TIMEOUT", "0.4")
+    server.answers += 3 * ["silence"]
+    with pytest.raises(CleanPokeError, match="no answer within 0"):
+        LanguageModel().get_action(*scene)
+    assert len(server.requests) == 2
 
 
 def test_a_language_model_is_recorded_from_the_command_line(server, tmp_path):

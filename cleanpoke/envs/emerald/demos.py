@@ -12,6 +12,7 @@ A log without its `.npz` is what an interrupted recording leaves: `replay` gives
 
 import copy
 import json
+import operator
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -204,13 +205,13 @@ def record_episode(
     agent: Agent,
     seed: tuple[int, ...],
     noise: float,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[Recorder], None] = lambda recorder: None,
     **meta: Any,
 ) -> Recorder:
     """Plays one episode; `noise` is the probability of a random button instead of the agent's.
 
-    seed: decides the variant and the noise; on_step: called before each step. Raises CleanPokeError if the
-    agent names a button that is none.
+    seed: decides the variant and the noise; on_step: called before each step with what has been recorded.
+    Raises CleanPokeError if the agent names a button that is none.
     """
     generator = np.random.default_rng(seed)
     observation, info = env.reset(seed=int(generator.integers(2**31)))
@@ -219,10 +220,17 @@ def record_episode(
     recorder = Recorder(env, observation, info, seed=list(seed), noise=noise, **meta)
     is_over = False
     while not is_over:
-        on_step()
-        wanted = int(agent.get_action(observation, info))
+        on_step(recorder)
+        answer = agent.get_action(observation, info)
+        try:
+            wanted = operator.index(answer)
+        except TypeError:
+            wanted = -1
         if not 0 <= wanted < len(env.buttons):
-            raise CleanPokeError(f"the agent chose action {wanted}: it must be 0 … {len(env.buttons) - 1}")
+            raise CleanPokeError(
+                f"the agent's get_action answered {answer!r:.60}: it must be the number of a button, "
+                f"0 … {len(env.buttons) - 1}"
+            )
         is_noise = generator.random() < noise
         action = int(generator.integers(len(env.buttons))) if is_noise else wanted
         step = env.step(action)
