@@ -274,6 +274,8 @@ class Summary:
     milestones: dict[str, int]
     """Name to the step at which it was reached, from 1 on."""
     is_terminated: bool
+    shape: tuple[int, int, int]
+    """Of a picture."""
     origin: int
     """Checksum of where it began."""
     has_log: bool
@@ -302,6 +304,7 @@ def summarize(path: Path) -> Summary:
         float(episode.rewards.sum()),
         milestones,
         bool(episode.terminations[-1]),
+        episode.observations.shape[1:],
         episode.meta.get("start_checksum", zlib.crc32(episode.observations[0])),
         has_log,
         episode.meta,
@@ -333,13 +336,10 @@ def describe_demonstrations(folder: Path, summaries: list[Summary]) -> list[str]
     size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".npz", ".demo"))
     lines = [f"{folder}: {len(summaries):,} episodes, {steps:,} steps, {size / 1e6:,.1f} MB"]
     if "rom_sha1" in meta:
-        picture = (
-            f"{meta['resolution'][0]} x {meta['resolution'][1]} {'grey' if meta['grayscale'] else 'colour'}"
-        )
-        lines.append(
-            f"cartridge {meta['rom_sha1']}, {meta['press_frames']} + {meta['release_frames']} frames a step, "
-            f"{picture}"
-        )
+        height, width, channels = summaries[0].shape
+        frames = f"{meta.get('press_frames', '?')} + {meta.get('release_frames', '?')} frames a step"
+        picture = f"{height} x {width} {'grey' if channels == 1 else 'colour'}"
+        lines.append(f"cartridge {meta['rom_sha1']}, {frames}, {picture}")
     players = Counter(str(one.meta.get("player", "unknown")) for one in summaries)
     variants = len({one.meta.get("variant", 0) for one in summaries})
     logs = sum(one.has_log for one in summaries)

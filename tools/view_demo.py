@@ -246,7 +246,7 @@ def differences(one: Episode, other: Episode) -> list[str]:
     """Names of what is not equal."""
     names = ("observations", "actions", "rewards", "terminations", "truncations")
     different = [name for name in names if not np.array_equal(getattr(one, name), getattr(other, name))]
-    for name in ("final_observation", "expert_actions"):
+    for name in ("final_observation", "expert_actions", "ram"):
         if not np.array_equal(getattr(one, name), getattr(other, name)):
             different.append(name)
     return different + [name for name in ("infos", "meta") if getattr(one, name) != getattr(other, name)]

@@ -243,6 +243,12 @@ def test_demonstrations_are_counted(tmp_path, capsys):
     assert shown.splitlines()[-1] == "trainable: yes"
 
 
+def test_a_meta_that_tells_little_is_enough(tmp_path, capsys):
+    demonstration(tmp_path / "a.npz", [0, 5], rom_sha1="1234")
+    inspect_data.main(inspect_data.Args(tmp_path))
+    assert "cartridge 1234, ? + ? frames a step, 16 x 24 colour" in capsys.readouterr().out
+
+
 def test_demonstrations_that_are_there_twice_are_named(tmp_path, capsys):
     for name in ("a", "b", "c"):
         demonstration(tmp_path / f"{name}.npz", [1, 2, 3 + (name == "b")])
@@ -258,12 +264,17 @@ def test_each_broken_demonstration_is_told_with_its_fix(tmp_path, capsys):
     columns = episode_files.read_npz(tmp_path / "a.npz")
     episode_files.write_npz(tmp_path / "c.npz", columns | {"observations": columns["observations"] / 255.0})
     (tmp_path / "d.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-200])
-    with pytest.raises(CleanPokeError, match="3 of 4 files cannot be used"):
+    demonstration(tmp_path / "e.npz", [1, 10], buttons=[*demos.BUTTONS])
+    infos = np.array('[{"new_milestones": 7}, {}, {}]')
+    episode_files.write_npz(tmp_path / "f.npz", columns | {"infos": infos})
+    with pytest.raises(CleanPokeError, match="5 of 6 files cannot be used"):
         inspect_data.main(inspect_data.Args(tmp_path))
     shown = capsys.readouterr().out
     assert "b.npz was recorded with press_frames 8, not 12: keep such episodes in another folder" in shown
     assert "c.npz: observations holds float64; store the pictures as uint8" in shown
     assert "d.npz is damaged or no episode: delete it" in shown
+    assert "e.npz: actions holds 1 … 10, not 0 … 9; record it again" in shown
+    assert "f.npz: infos has new_milestones that are no list of names; record it again" in shown
     assert "1 episodes, 3 steps" in shown and "trainable" not in shown
 
 

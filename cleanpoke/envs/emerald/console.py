@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,11 @@ class Console:
         self.revision = content[0xBC]
 
     # ---------------------------------------------------------------- what an emulator must do
+
+    def versions(self) -> dict[str, Any]:
+        """What else than the cartridge decides how a game goes: core_version (the emulator), wrapper_version
+        (its Python package), rtc (at the start, in milliseconds since 1970; None: the computer's clock)."""
+        raise NotImplementedError
 
     def reset(self) -> None:
         """Switches it off and on: memory, keys and clock as at the first start."""

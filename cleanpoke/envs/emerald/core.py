@@ -12,7 +12,9 @@ Where `mgba` cannot be loaded, `Core` is the same console on the core of stable-
 """
 
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +81,13 @@ class MgbaCore(Console):
         self._state = ffi.new("unsigned char[]", self._core.stateSize(self._core))
         self.pixels = np.frombuffer(ffi.buffer(self._image.buffer), np.uint8).reshape(HEIGHT, WIDTH, 4)
         self.ewram, self.iwram = self._memory(2), self._memory(3)
+
+    def versions(self) -> dict[str, Any]:
+        return {
+            "core_version": f"mGBA {mgba.__version__}",
+            "wrapper_version": f"mgba {metadata.version('mgba')}",
+            "rtc": START_OF_TIME,
+        }
 
     def _memory(self, region: int) -> np.ndarray:
         size = ffi.new("size_t*")

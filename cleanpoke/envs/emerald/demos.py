@@ -3,7 +3,8 @@
 Keys of the file: observations (T, h, w, c) uint8, actions (T,) int32 (the buttons that were pressed), rewards
 (T,) float32, dones (T,) bool, infos (JSON text: a list of T dictionaries), episode_return, episode_length.
 Where they are known also: terminations, truncations (T,) bool, final_observation (h, w, c), expert_actions
-(T,) int32 (what the expert would have pressed, noise or not), meta (JSON text). No pickle anywhere.
+(T,) int32 (what the expert would have pressed, noise or not), ram (T,) uint32 (CRC32 of the console's memory
+after each step), meta (JSON text). No pickle anywhere.
 
 The log, `<name>.demo`, holds the state of the console at the start, the buttons, and checksums of the memory,
 every 64 steps and at the end. It holds no pictures; of the real game its state is not yours to give away.
@@ -48,6 +49,7 @@ class Episode:
     final_observation: np.ndarray | None = None
     expert_actions: np.ndarray | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    ram: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -88,14 +90,14 @@ class Recorder:
             # Without them a place that was visited before the start would pay once more in a replay.
             "start_milestones": list(env.start.milestones),
         }
-        self.meta = {"format": FORMAT, **settings_of(env), **rules, **origin, **meta}
+        self.meta = {"format": FORMAT, **settings_of(env), **env.core.versions(), **rules, **origin, **meta}
         self.observations = [observation]
         self.actions: list[int] = []
         self.expert_actions: list[int] = []
         self.rewards: list[float] = []
         self.ends: list[tuple[bool, bool]] = []
         self.infos: list[dict[str, Any]] = []
-        self.checksums: list[int] = []
+        self.ram: list[int] = []
         self.segments: list[tuple[int, int | None]] = []
         """Marked stretches: (first step, step after the last one), None while one is open."""
 
@@ -113,15 +115,13 @@ class Recorder:
         self.ends.append((terminated, truncated))
         self.infos.append(plain_info(info))
         self.observations.append(observation)
-        if len(self.actions) % CHECKSUM_EVERY == 0 or terminated or truncated:
-            self.checksums.append(memory_checksum(self.env))
+        self.ram.append(memory_checksum(self.env))
 
     def truncate(self, length: int) -> None:
         """Forgets all steps but the first `length`; the environment is put back there by `restore`."""
-        for steps in (self.actions, self.expert_actions, self.rewards, self.ends, self.infos):
+        for steps in (self.actions, self.expert_actions, self.rewards, self.ends, self.infos, self.ram):
             del steps[length:]
         del self.observations[length + 1 :]
-        del self.checksums[length // CHECKSUM_EVERY :]
         kept = []
         for first, end in self.segments:
             if end is None and first <= length:
@@ -171,6 +171,7 @@ class Recorder:
             self.observations[-1],
             np.array(self.expert_actions, np.int32),
             self.full_meta(),
+            np.array(self.ram, np.uint32),
         )
 
     def save(self, path: Path) -> None:
@@ -179,10 +180,10 @@ class Recorder:
         save_episode(path, self.episode())
 
     def save_log(self, path: Path) -> None:
-        """Writes `path` with the ending .demo, in milliseconds; the environment stands at the last step."""
-        checksums, length = self.checksums, len(self.actions)
-        if length % CHECKSUM_EVERY and not any(self.ends[-1]):
-            checksums = [*checksums, memory_checksum(self.env)]
+        """Writes `path` with the ending .demo, in milliseconds."""
+        checksums = self.ram[CHECKSUM_EVERY - 1 :: CHECKSUM_EVERY]
+        if len(self.ram) % CHECKSUM_EVERY:
+            checksums.append(self.ram[-1])
         log = {
             "start_state": np.frombuffer(zlib.compress(self.start.content, 1), np.uint8),
             "actions": np.array(self.actions, np.int32),
@@ -269,7 +270,7 @@ def save_episode(path: Path, episode: Episode) -> None:
         "truncations": episode.truncations,
         "meta": np.array(json.dumps(episode.meta)),
     }
-    for name in ("final_observation", "expert_actions"):
+    for name in ("final_observation", "expert_actions", "ram"):
         if getattr(episode, name) is not None:
             columns[name] = getattr(episode, name)
     write_npz(path, columns)
@@ -295,37 +296,48 @@ def load_episode(path: str | Path) -> Episode:
         refuse("actions", f"has shape {actions.shape}, not (T,) with T at least 1")
     if observations.dtype != np.uint8:
         refuse("observations", f"holds {observations.dtype}", "store the pictures as uint8, 0 to 255")
-    if observations.ndim != 4 or observations.shape[3] not in (1, 3):
+    if observations.ndim != 4 or observations.shape[3] not in (1, 3) or 0 in observations.shape:
         refuse("observations", f"has shape {observations.shape}, not (T, h, w, 3) or (T, h, w, 1)")
     final = columns.get("final_observation")
     if final is not None and (final.dtype != np.uint8 or final.shape != observations.shape[1:]):
         refuse("final_observation", f"is {final.dtype} {final.shape}, not uint8 {observations.shape[1:]}")
-    for name in ("rewards", "dones", "terminations", "truncations", "expert_actions"):
+    per_step = ("rewards", "dones", "terminations", "truncations", "expert_actions", "ram")
+    for name in per_step:
         if name in columns and (columns[name].ndim != 1 or columns[name].dtype.kind not in "buif"):
             refuse(name, f"is {columns[name].dtype} {columns[name].shape}, not ({length},) numbers")
-    for name in ("observations", "rewards", "dones", "terminations", "truncations", "expert_actions"):
+    for name in ("observations", *per_step):
         if name in columns and len(columns[name]) != length:
             refuse(name, f"has {len(columns[name])} rows, actions {length}")
+    if not isinstance(meta, dict):
+        refuse("meta", "is no dictionary")
+    check_meta(refuse, meta, observations)
+    num_actions = len(meta.get("buttons", range(NUM_ACTIONS)))
     for name in ("actions", "expert_actions"):
         values = columns.get(name)
         if values is None:
             continue
         if not np.issubdtype(values.dtype, np.integer):
             refuse(name, f"holds {values.dtype}", "store the numbers of the buttons as integers")
-        if values.min() < 0 or values.max() >= NUM_ACTIONS:
-            refuse(name, f"holds {values.min()} … {values.max()}, not 0 … {NUM_ACTIONS - 1}")
+        if values.min() < 0 or values.max() >= num_actions:
+            refuse(name, f"holds {values.min()} … {values.max()}, not 0 … {num_actions - 1}")
     if not np.isfinite(columns["rewards"]).all():
         refuse("rewards", "has values that are not finite")
     is_list = isinstance(infos, list) and all(isinstance(info, dict) for info in infos)
     if not is_list or len(infos) not in (0, length):
         refuse("infos", f"is no list of {length} dictionaries")
-    if not isinstance(meta, dict):
-        refuse("meta", "is no dictionary")
+    if not all(is_list_of(str, info.get("new_milestones", [])) for info in infos):
+        refuse("infos", "has new_milestones that are no list of names")
     if columns["episode_length"].size != 1 or columns["episode_length"].item() != length:
         refuse("episode_length", f"is {columns['episode_length']}, actions has {length} rows")
+    total, stored = float(columns["rewards"].sum(dtype=np.float64)), columns["episode_return"]
+    is_number = stored.size == 1 and stored.dtype.kind in "iuf"
+    if not is_number or not np.isclose(stored.item(), total, rtol=1e-3, atol=1e-3):
+        refuse("episode_return", f"is {stored}, the rewards add up to {total:g}", "store their sum")
+    for name in ("dones", "terminations", "truncations"):
+        ends = columns.get(name, np.zeros(0)).astype(bool)
+        if ends[:-1].any():
+            refuse(name, f"ends at step {int(ends.argmax())} of {length}", "store one episode in one file")
     dones = columns["dones"].astype(bool)
-    if dones[:-1].any():
-        refuse("dones", f"ends at step {int(dones.argmax())} of {length}", "store one episode in one file")
     terminations = columns.get("terminations", dones).astype(bool)
     truncations = columns.get("truncations", dones & ~terminations).astype(bool)
     return Episode(
@@ -338,7 +350,28 @@ def load_episode(path: str | Path) -> Episode:
         final,
         columns.get("expert_actions"),
         meta,
+        columns.get("ram"),
     )
+
+
+def is_list_of(kind: type, value: Any, length: int | None = None) -> bool:
+    """Whether a value of JSON is a list of so many things of a kind."""
+    is_list = isinstance(value, list) and all(isinstance(one, kind) for one in value)
+    return is_list and length in (None, len(value))
+
+
+def check_meta(refuse: Callable[[str, str], None], meta: dict[str, Any], observations: np.ndarray) -> None:
+    """Refuses what contradicts the pictures, and what is none of what its readers expect, in `meta`."""
+    height, width, channels = observations.shape[1:]
+    if meta.get("resolution", [height, width]) != [height, width]:
+        refuse("observations", f"are {height} x {width}, meta names the resolution {meta['resolution']}")
+    if meta.get("grayscale", channels == 1) != (channels == 1):
+        refuse("observations", f"have {channels} channels, meta names grayscale {meta['grayscale']}")
+    if not is_list_of(str, meta.get("buttons", [""])) or len(meta.get("buttons", "")) > NUM_ACTIONS:
+        refuse("meta", "names buttons that are no list of names")
+    segments = meta.get("segments", [])
+    if not is_list_of(list, segments) or not all(is_list_of(int, pair, 2) for pair in segments):
+        refuse("meta", "names segments that are no list of pairs of steps")
 
 
 def load_matching(path: Path, settings: dict[str, Any]) -> Episode:
@@ -413,6 +446,13 @@ def env_of(log: Log, rom_path: str | Path) -> EmeraldEnv:
     )
 
 
+def emulator_of(meta: dict[str, Any]) -> str:
+    """What ran a game, for people."""
+    if "core_version" not in meta:
+        return "an emulator that is not named"
+    return f"{meta['core_version']} ({meta.get('wrapper_version')})"
+
+
 def replay(path: Path, env: EmeraldEnv) -> Episode:
     """The episode that a log is of; as `play_again`."""
     return play_again(load_log(path), env).episode()
@@ -431,7 +471,11 @@ def play_again(log: Log, env: EmeraldEnv, on_step: Callable[[int], None] = lambd
         )
     check_settings(log.path, log.meta, settings_of(env))
     env.max_steps, env.step_cost = log.meta["max_steps"], log.meta["step_cost"]
-    observation, info = env.reset(options={"state": log.start})
+    emulators = f"recorded on {emulator_of(log.meta)}, played on {emulator_of(env.core.versions())}"
+    try:
+        observation, info = env.reset(options={"state": log.start})
+    except CleanPokeError as error:
+        raise CleanPokeError(f"{log.path}: its start cannot be loaded ({emulators}): {error}") from error
     recorder = Recorder(env, observation, info)
     recorder.meta = dict(log.meta)
     recorder.segments = [(first, end) for first, end in recorder.meta.pop("segments", [])]
@@ -443,8 +487,8 @@ def play_again(log: Log, env: EmeraldEnv, on_step: Callable[[int], None] = lambd
         is_checked = step % CHECKSUM_EVERY == 0 or step == len(log.actions)
         if is_checked and memory_checksum(env) != next(expected):
             raise CleanPokeError(
-                f"{log.path}: at step {step} the memory is not what it was: another version of the "
-                "emulator, or a damaged log"
+                f"{log.path}: at step {step} the memory is not what it was ({emulators}): play it on the "
+                "emulator it was recorded on; if that is this one, the log is damaged"
             )
         on_step(step)
     return recorder

@@ -10,7 +10,9 @@ The games are the same, frame by frame; what differs, for this is mGBA 0.7 and t
 import ctypes
 import gc
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_retro import RetroEmulator, get_core_path, get_system_info
@@ -24,6 +26,18 @@ STATE_HEADER = 12
 """A state begins with the version of its format and the checksums of BIOS and cartridge, 4 bytes each."""
 STATE_REGISTERS = 0x400
 """Up to here it holds the processor, the counters of sound and picture, and no memory."""
+
+
+class SystemInfo(ctypes.Structure):
+    """retro_system_info of libretro's interface, which every core fills in."""
+
+    _fields_ = (
+        ("library_name", ctypes.c_char_p),
+        ("library_version", ctypes.c_char_p),
+        ("valid_extensions", ctypes.c_char_p),
+        ("need_fullpath", ctypes.c_bool),
+        ("block_extract", ctypes.c_bool),
+    )
 
 
 class RetroCore(Console):
@@ -65,6 +79,15 @@ class RetroCore(Console):
         self._draw()
         self._first_picture, self._power_on = self._pixels.copy(), self.save_state()
         self._is_ahead = True
+
+    def versions(self) -> dict[str, Any]:
+        info = SystemInfo()
+        self._library.retro_get_system_info(ctypes.byref(info))
+        return {
+            "core_version": f"{info.library_name.decode()} {info.library_version.decode()}",
+            "wrapper_version": f"stable-retro {metadata.version('stable-retro')}",
+            "rtc": None,
+        }
 
     # ---------------------------------------------------------------- looking
 

@@ -1,12 +1,15 @@
 """Demonstrations: what is written is read back, bad files are told, a log plays again to the same memory."""
 
 import json
+import zlib
+from importlib import metadata
 
 import numpy as np
 import pytest
 
 from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald.core import START_OF_TIME
 from cleanpoke.envs.emerald.demos import Recorder, load_episode, replay
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
@@ -41,6 +44,10 @@ def test_what_is_written_is_read_back(recorded):
     assert episode.actions.tolist() == recorder.actions
     assert episode.labels.tolist() == recorder.expert_actions != recorder.actions
     assert episode.infos == json.loads(json.dumps(recorder.infos))
+    assert episode.ram.dtype == np.uint32 and episode.ram.tolist() == recorder.ram
+    assert episode.ram[-1] == demos.memory_checksum(recorder.env) and len(set(recorder.ram)) == 150
+    assert episode.meta["core_version"].startswith("mGBA 0.") and episode.meta["rtc"] == START_OF_TIME
+    assert episode.meta["wrapper_version"] == f"mgba {metadata.version('mgba')}"
     with np.load(path, allow_pickle=False) as file:  # the keys that people know, readable by anybody
         assert set(demos.REQUIRED) <= set(file.files)
         assert file["episode_length"] == 150 and file["dones"].sum() == 1
@@ -73,6 +80,17 @@ def test_a_log_that_does_not_fit_is_told(recorded, tmp_path):
     episode_files.write_npz(tmp_path / "changed.demo", columns)
     with pytest.raises(CleanPokeError, match="at step .* the memory is not what it was"):
         replay(tmp_path / "changed.demo", EmeraldEnv(max_steps=150))
+    meta = json.loads(str(columns["meta"])) | {"core_version": "mGBA 0.9", "wrapper_version": "mgba 0.9.3"}
+    columns["meta"] = np.array(json.dumps(meta))
+    episode_files.write_npz(tmp_path / "older.demo", columns)
+    with pytest.raises(CleanPokeError, match=r"recorded on mGBA 0\.9 \(mgba 0\.9\.3\), played on mGBA 0\.1"):
+        replay(tmp_path / "older.demo", EmeraldEnv(max_steps=150))
+    columns["start_state"] = np.frombuffer(zlib.compress(b"of another emulator"), np.uint8)
+    episode_files.write_npz(tmp_path / "strange.demo", columns)
+    with pytest.raises(
+        CleanPokeError, match=r"start cannot be loaded .recorded on mGBA 0\.9 .*no save state"
+    ):
+        replay(tmp_path / "strange.demo", EmeraldEnv(max_steps=150))
     with pytest.raises(CleanPokeError, match="recorded with press_frames 12, not 8"):
         replay(path.with_suffix(".demo"), EmeraldEnv(press_frames=8))
     with pytest.raises(CleanPokeError, match="lacks checksums, start_state"):
@@ -207,7 +225,6 @@ def test_a_log_of_another_cartridge_names_the_option(recorded, tmp_path):
         ("infos", np.array("[{}]"), "infos is no list of 150 dictionaries"),
         ("meta", np.array("[]"), "meta is no dictionary"),
         ("episode_length", np.array(7), "episode_length is 7, actions has 150 rows"),
-        ("actions", np.full(150, 12), "actions holds 12 … 12, not 0 … 10"),
         ("actions", np.zeros(149, int), "observations has 150 rows, actions 149"),
         ("actions", np.zeros(150), "integers"),
         ("actions", np.zeros(0, int), "T at least 1"),
@@ -216,6 +233,13 @@ def test_a_log_of_another_cartridge_names_the_option(recorded, tmp_path):
         ("rewards", np.full(150, np.nan), "not finite"),
         ("dones", np.ones(150, bool), "one episode in one file"),
         ("infos", np.array("{"), "infos is no JSON"),
+        ("actions", np.full(150, 10), "actions holds 10 … 10, not 0 … 9"),  # meta names ten buttons
+        ("observations", np.zeros((150, 0, 0, 3), np.uint8), r"\(150, 0, 0, 3\), not \(T, h, w, 3\)"),
+        ("ram", np.zeros(3, np.uint32), "ram has 3 rows, actions 150"),
+        ("episode_return", np.array(77.0), "episode_return is 77.0, the rewards add up to"),
+        ("episode_return", np.array(np.nan), "episode_return is nan"),
+        ("terminations", np.ones(150, bool), "terminations ends at step 0 of 150; store one episode"),
+        ("infos", np.array(json.dumps(150 * [{"new_milestones": 3}])), "new_milestones that are no list"),
     ],
 )
 def test_bad_files_are_told_with_field_and_fix(recorded, tmp_path, name, value, message):
@@ -229,12 +253,33 @@ def test_bad_files_are_told_with_field_and_fix(recorded, tmp_path, name, value, 
     assert "bad.npz" in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": [80, 120]}, r"observations are 160 x 240, meta names the resolution \[80, 120\]"),
+        ({"grayscale": True}, "observations have 3 channels, meta names grayscale True"),
+        ({"buttons": 3}, "meta names buttons that are no list of names"),
+        ({"segments": [3]}, "meta names segments that are no list of pairs"),
+    ],
+)
+def test_a_meta_that_contradicts_the_rest_is_told(recorded, tmp_path, changes, message):
+    columns, meta = episode_files.read_npz(recorded[0]), episode_files.read_meta(recorded[0])
+    columns["meta"] = np.array(json.dumps(meta | changes))
+    episode_files.write_npz(tmp_path / "bad.npz", columns)
+    with pytest.raises(CleanPokeError, match=message):
+        load_episode(tmp_path / "bad.npz")
+
+
 def test_files_of_other_programs_are_read_without_pickle(recorded, tmp_path):
     columns = episode_files.read_npz(recorded[0])
     needed = {name: columns[name] for name in demos.REQUIRED} | {"infos": np.array([{"a": 1}], object)}
     np.savez(tmp_path / "theirs.npz", **needed)
     episode = load_episode(tmp_path / "theirs.npz")
     assert episode.infos == [] and episode.expert_actions is None and len(episode) == 150
+    assert episode.ram is None
+    np.savez(tmp_path / "theirs.npz", **needed | {"actions": np.full(150, 11)})  # no meta names buttons here
+    with pytest.raises(CleanPokeError, match="actions holds 11 … 11, not 0 … 10"):
+        load_episode(tmp_path / "theirs.npz")
 
 
 def test_damaged_files_and_empty_folders_are_told(tmp_path):

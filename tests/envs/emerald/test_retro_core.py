@@ -7,8 +7,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +147,15 @@ for make in (EmeraldEnv, lambda: Core({str(tmp_path / "emerald.bin")!r})):
 env.close()
 env = EmeraldEnv()
 print(env.reset()[0].shape)
+print(json.dumps(env.core.versions()))
 """)
     lines = said.splitlines()
     assert "one console in a process" in lines[0] and "EmeraldVectorEnv" in lines[0]
     assert "rename" in lines[1] and "to end in .gba" in lines[1]
-    assert lines[2:] == ["(160, 240, 3)"]
+    assert lines[2] == "(160, 240, 3)"
+    versions = json.loads(lines[3])
+    assert re.match(r"mGBA 0\.\d", versions["core_version"]) and versions["rtc"] is None
+    assert versions["wrapper_version"] == f"stable-retro {metadata.version('stable-retro')}"
 
 
 def test_many_play_in_processes(on_retro):
