@@ -257,8 +257,13 @@ def rebuild(path: Path, output: Path, rom_path: Path) -> Episode:
     episode = play_log(path.with_suffix(".demo"), rom_path)
     original = path.with_suffix(".npz")
     if original.exists():
-        different = differences(demos.load_episode(original), episode)
-        print(f"{original}: {'differs in ' + ', '.join(different) if different else 'equal in everything'}")
+        try:
+            different = differences(demos.load_episode(original), episode)
+        except CleanPokeError as error:
+            print(f"not compared: {error}")  # it is made again for just that
+        else:
+            about = "differs in " + ", ".join(different) if different else "equal in everything"
+            print(f"{original}: {about}")
     demos.save_episode(output, episode)
     print(f"{output}: {len(episode)} steps")
     return episode

@@ -102,9 +102,12 @@ def test_an_episode_is_made_again_from_its_log(episode, tmp_path, capsys):
         shutil.copy(path, tmp_path)
     columns = episode_files.read_npz(episode)
     columns["rewards"][3] += 1
-    episode_files.write_npz(tmp_path / episode.name, columns)
-    view_demo.main(Args(tmp_path / episode.name, rebuild=tmp_path / "again.npz"))
-    assert "differs in rewards" in capsys.readouterr().out
+    for episode_return, message in ((columns["rewards"].sum(), "differs in rewards"), (77, "not compared: ")):
+        columns["episode_return"] = np.array(episode_return)
+        episode_files.write_npz(tmp_path / episode.name, columns)
+        view_demo.main(Args(tmp_path / episode.name, rebuild=tmp_path / "again.npz"))
+        assert message in capsys.readouterr().out
+    assert (tmp_path / "again.npz").read_bytes() == episode.read_bytes()
 
 
 def test_a_log_that_plays_otherwise_is_told(episode, tmp_path):
