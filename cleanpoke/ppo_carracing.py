@@ -144,9 +144,13 @@ def check(args: Args) -> None:
     for name in (*names, "frames", "latent_dim"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("seed", "patience", "eval_episodes", "eval_every", "learning_rate", "max_grad_norm"):
-        if getattr(args, name) < 0:
+    at_least_zero = "seed patience eval_episodes eval_every learning_rate clip_coef ent_coef vf_coef"
+    for name in (*at_least_zero.split(), "max_grad_norm"):
+        if not getattr(args, name) >= 0:  # nan is no such number, either
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    for name in ("gamma", "gae_lambda"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be between 0 and 1")
     if args.batch_size % args.num_minibatches:
         raise CleanPokeError(
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
