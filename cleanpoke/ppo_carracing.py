@@ -404,12 +404,13 @@ def open_player(path: Path, sampled: bool = False, encoder: FrozenEncoder | None
     agent = Agent(args.frames, args.latent_dim)
     agent.load_state_dict(checkpoint.state["agent"])
     if encoder:
-        for name, weight in agent.encoder.state_dict().items():
-            if not torch.equal(weight, encoder.weights[name]):
-                raise CleanPokeError(
-                    f"{checkpoint.path} sees through an encoder with other weights than this one: give the "
-                    "run's last checkpoint, and no other --encoder-path than its own encoder.pt2"
-                )
+        own = agent.encoder.state_dict()
+        same_layers = own.keys() == encoder.weights.keys()
+        if not (same_layers and all(torch.equal(own[name], encoder.weights[name]) for name in own)):
+            raise CleanPokeError(
+                f"{checkpoint.path} sees through an encoder with other weights than this one: give the "
+                "run's last checkpoint, and no other --encoder-path than its own encoder.pt2"
+            )
     return Player(agent, sampled)
 
 
@@ -426,6 +427,13 @@ def refuse_other(args: Args) -> None:
                 f"{checkpoint.path} was trained with --{name.replace('_', '-')} {getattr(saved, name)}, "
                 f"not {getattr(args, name)}: give the same, or start a new run"
             )
+    if args.encoder_path and (
+        saved.encoder_path is None or args.encoder_path.resolve() != saved.encoder_path.resolve()
+    ):
+        raise CleanPokeError(
+            f"{checkpoint.path} goes on with its own encoder, not with {args.encoder_path}: leave out "
+            "--encoder-path, or start a new run"
+        )
 
 
 def open_encoder(args: Args) -> FrozenEncoder:

@@ -1,5 +1,6 @@
 """PPO in car racing: cut-off episodes are bootstrapped, encoders are what was trained, runs resume."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -238,5 +239,12 @@ def test_encoders_and_checkpoints_of_another_kind_are_refused(trained, tmp_path)
         small_run(tmp_path, encoder_path=file, frames=3)
     with pytest.raises(CleanPokeError, match="--latent-dim 64, not 32"):
         small_run(tmp_path, resume=trained, latent_dim=32)
+    with pytest.raises(CleanPokeError, match="its own encoder, not with other.pt2: leave out --encoder-path"):
+        small_run(tmp_path, resume=trained, encoder_path=Path("other.pt2"))
     with pytest.raises(CleanPokeError, match="not a CleanPoke checkpoint"):
         script.open_player(file)
+    frozen, others = load_encoder(file), {"first.weight": torch.zeros(1)}
+    assert script.open_player(trained, encoder=frozen).env_id == "CarRacing-v3"
+    for weights in (others, {name: weight + 1 for name, weight in frozen.weights.items()}):
+        with pytest.raises(CleanPokeError, match="sees through an encoder with other weights than this one"):
+            script.open_player(trained, encoder=dataclasses.replace(frozen, weights=weights))
