@@ -139,6 +139,12 @@ def check(args: Args) -> None:
         raise CleanPokeError(f"--eval-goal is for --condition goal, not {args.condition}: leave it out")
     if args.vicreg_coef and args.context < 2:
         raise CleanPokeError("--vicreg-coef compares neighbouring states: raise --context to 2 at least")
+    if args.vicreg_coef and args.batch_size * (args.context - 1) < 2:
+        raise CleanPokeError("--vicreg-coef needs two pairs of states: raise --batch-size or --context")
+    for name in ("target_return", "ref_min", "ref_max"):
+        value = getattr(args, name)
+        if value is not None and not np.isfinite(value).all():
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be finite")
     if (args.ref_min is None) != (args.ref_max is None) or (
         args.ref_min is not None and args.ref_min == args.ref_max
     ):
@@ -386,9 +392,10 @@ def losses(
     metrics = {"losses/action": loss.detach()}
     if vicreg_coef:
         pairs = batch.exists[:, 1:]  # where a step exists, so does the one before
-        vicreg = vicreg_loss(features[:, :-1][pairs], features[:, 1:][pairs])
-        metrics["losses/vicreg"] = vicreg.detach()
-        loss = loss + vicreg_coef * vicreg
+        if pairs.sum() > 1:  # fewer have no covariance; short episodes are mostly padding
+            vicreg = vicreg_loss(features[:, :-1][pairs], features[:, 1:][pairs])
+            metrics["losses/vicreg"] = vicreg.detach()
+            loss = loss + vicreg_coef * vicreg
     return loss, metrics
 
 

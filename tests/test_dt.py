@@ -275,6 +275,14 @@ def test_vicreg_wants_features_alike_spread_and_uncorrelated():
     assert dt.vicreg_loss(spread, spread + 1) == pytest.approx(25, rel=0.05)
 
 
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (2, 1, 1)])
+def test_a_minibatch_without_two_pairs_of_states_has_no_vicreg(lengths):
+    episodes = [some_episode(length, seed=number) for number, length in enumerate(lengths)]
+    model, args = model_for(episodes, condition="none")
+    loss, metrics = dt.losses(model, all_contexts(dt.join(episodes, model.units), args), vicreg_coef=1.0)
+    assert torch.isfinite(loss) and "losses/vicreg" not in metrics
+
+
 # --- Runs
 
 
@@ -437,6 +445,9 @@ def test_minari_datasets_are_learned_from(minari, tmp_path):  # noqa: F811
         ({"heads": 3}, "--width 16 must be a multiple of --heads 3"),
         ({"condition": "none", "target_return": (1.0,)}, "--target-return is for --condition return"),
         ({"vicreg_coef": 1.0, "context": 1}, "raise --context"),
+        ({"vicreg_coef": 1.0, "context": 2, "batch_size": 1}, "two pairs of states: raise --batch-size"),
+        ({"ref_min": float("nan"), "ref_max": 1.0}, "--ref-min must be finite"),
+        ({"target_return": (5.0, float("inf"))}, "--target-return must be finite"),
         ({"ref_min": 1.0}, "--ref-min and --ref-max go together"),
         ({"ref_min": 1.0, "ref_max": 1.0}, "go together, and differ"),
         ({"ref_min": 0.0, "ref_max": 0.0}, "go together, and differ"),
