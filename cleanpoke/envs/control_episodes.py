@@ -123,6 +123,8 @@ def check_same_kind(path: Path, episode: ControlEpisode, first: ControlEpisode) 
 
 def load_control_folder(folder: Path) -> list[ControlEpisode]:
     """All episodes of a folder, by name. Raises CleanPokeError if there are none, or they differ in kind."""
+    if folder.is_file():
+        raise CleanPokeError(f"{folder} is a file: give its folder, {folder.parent}")
     episodes: list[ControlEpisode] = []
     for path in episodes_in(folder, COLLECT):
         episode = load_control_episode(path)

@@ -174,6 +174,12 @@ def test_where_there_is_nothing_the_collecting_command_is_named(tmp_path):
             load_control_folder(folder)
 
 
+def test_a_file_in_place_of_a_folder_is_told(tmp_path):
+    save_control_episode(tmp_path / "a.npz", some_episode())
+    with pytest.raises(CleanPokeError, match=rf"a\.npz is a file: give its folder, {tmp_path}"):
+        load_control_folder(tmp_path / "a.npz")
+
+
 # --- Minari
 
 
