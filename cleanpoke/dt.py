@@ -106,7 +106,7 @@ class Args:
 
     # Evaluation
     env_id: str | None = None
-    """Environment to play; default: that of the data."""
+    """Environment to play, as it is registered; default: that of the data."""
     encoder_path: Path | None = None
     """Encoder that made the latents of the data (encoder.pt2): evaluations look at pictures through it."""
     eval_every: int = 10_000
@@ -412,16 +412,20 @@ def make_optimizer(model: DecisionTransformer, args: Args) -> torch.optim.AdamW:
 
 @torch.inference_mode()
 def evaluate(
-    model: DecisionTransformer, args: Args, env_id: str, target: np.ndarray | None, stop: Any = False
+    model: DecisionTransformer,
+    args: Args,
+    world: dict[str, Any],
+    target: np.ndarray | None,
+    stop: Any = False,
 ) -> np.ndarray:
     """Returns (episodes,) of greedy play, always from the same starts; those interrupted are left out.
 
-    target: with --condition return the return asked for, (1,); with goal the goal, (O,), or None: the state
-    as it is. What was rewarded is no longer asked for.
+    world: env_id, and the environment's options. target: with --condition return the return asked for, (1,);
+    with goal the goal, (O,), or None: the state as it is. What was rewarded is no longer asked for.
     """
     was_training = model.training
     model.eval()
-    envs = [make_env(env_id, args.encoder_path) for _ in range(args.eval_episodes)]
+    envs = [make_env(**world, encoder_path=args.encoder_path) for _ in range(args.eval_episodes)]
     resets = [env.reset(seed=EVALUATION_SEED + number) for number, env in enumerate(envs)]
     states = np.array([state for state, _ in resets], np.float32)  # (N, O)
     returns, playing = np.zeros(len(envs)), np.arange(len(envs))
@@ -462,7 +466,7 @@ def report_evaluation(
     run: Run,
     model: DecisionTransformer,
     args: Args,
-    env_id: str,
+    world: dict[str, Any],
     targets: dict[str, np.ndarray | None],
     step: int,
     stop: StopSignal,
@@ -470,7 +474,7 @@ def report_evaluation(
     """Plays the evaluation episodes: prints, logs and writes evaluation.json."""
     results = {}
     for name, target in targets.items():
-        returns = evaluate(model, args, env_id, target, stop)
+        returns = evaluate(model, args, world, target, stop)
         if stop:
             return
         mean, error = float(returns.mean()), 1.96 * float(returns.std()) / max(len(returns) - 1, 1) ** 0.5
@@ -487,18 +491,19 @@ def report_evaluation(
             f"{name.replace('_', ' ')}: {mean:.1f} ± {error:.1f} over {len(returns)} episodes "
             f"({returns.min():.0f} to {returns.max():.0f}){about}"
         )
-    run.save_json("evaluation.json", {"step": step, "env_id": env_id, **results})
+    run.save_json("evaluation.json", {"step": step, **world, **results})
 
 
-def check_world(args: Args, env_id: str | None, episodes: list[ControlEpisode]) -> None:
+def check_world(args: Args, world: dict[str, Any], episodes: list[ControlEpisode]) -> None:
     """Raises CleanPokeError if evaluations cannot play this environment with what the data show."""
+    env_id = world["env_id"]
     way_out, encoder = "--eval-episodes 0 trains without playing", episodes[0].meta.get("encoder")
     if env_id is None:
         raise CleanPokeError(f"the data do not name their environment: give --env-id, or {way_out}")
     if encoder and not args.encoder_path:
         raise CleanPokeError(f"the data are latents: give their encoder as --encoder-path; {way_out}")
     try:
-        env = make_env(env_id, args.encoder_path)
+        env = make_env(**world, encoder_path=args.encoder_path)
     except CleanPokeError as error:
         raise CleanPokeError(f"{error}; {way_out}") from error
     if args.encoder_path and env.encoder.checksum != encoder:
@@ -530,9 +535,11 @@ def main(args: Args) -> None:
     episodes = load_minari(args.minari) if args.minari else load_control_folder(args.data)
     lengths = [len(episode) for episode in episodes]
     returns = np.array([float(episode.rewards.sum()) for episode in episodes])
-    env_id = args.env_id or episodes[0].meta.get("env_id")
+    meta = episodes[0].meta
+    env_id = args.env_id or meta.get("env_id")
+    world = {"env_id": env_id} | ({} if args.env_id else meta.get("env_options", {}))
     if args.eval_episodes:
-        check_world(args, env_id, episodes)
+        check_world(args, world, episodes)
     place = start(args.device, args.threads)
 
     seed_everything(args.seed)
@@ -559,7 +566,7 @@ def main(args: Args) -> None:
             if run.start_step >= args.total_updates:
                 run.progress.print(f"this run has ended ({run.start_step:,} updates): raise --total-updates")
                 if args.eval_episodes:
-                    report_evaluation(run, model, args, env_id, targets, run.start_step, stop)
+                    report_evaluation(run, model, args, world, targets, run.start_step, stop)
         run.progress.print(
             f"{size[0]:,} episodes, {size[1]:,} steps of {env_id or 'an environment without a name'}; "
             f"returns {returns.min():.1f} to {returns.max():.1f}, median {np.median(returns):.1f}"
@@ -592,7 +599,7 @@ def main(args: Args) -> None:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 run.save(step, state | {"data": size})
             if args.eval_episodes and not stop and (is_over or step % args.eval_every == 0):
-                report_evaluation(run, model, args, env_id, targets, step, stop)
+                report_evaluation(run, model, args, world, targets, step, stop)
                 since, since_step = time.monotonic(), step
             if is_over:
                 break

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -431,6 +432,30 @@ def test_minari_datasets_are_learned_from(minari, tmp_path):  # noqa: F811
     write_dataset(minari, "point/some-v0", episodes, env="PointMass-v0")
     folder = small_run(tmp_path, Path("nowhere"), minari="point/some-v0", eval_episodes=1)
     assert json.loads((folder / "evaluation.json").read_text())["env_id"] == "PointMass-v0"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minari_datasets_are_played_with_the_options_under_which_they_were_made(minari, tmp_path):  # noqa: F811
+    returns = {}
+    for name, options in (("none", {"g": 0.0}), ("some", {})):
+        spec = gym.spec("Pendulum-v1")
+        spec.kwargs = options
+        episodes = [some_episode(6, num_actions=1, seed=seed) for seed in range(3)]
+        write_dataset(minari, f"pendulum/{name}-v0", episodes, env=spec)
+        changes = {"minari": f"pendulum/{name}-v0", "eval_episodes": 1, "condition": "none"}
+        folder = small_run(tmp_path / name, Path("nowhere"), **changes)
+        results = json.loads((folder / "evaluation.json").read_text())
+        assert results["env_id"] == "Pendulum-v1" and results.get("g") == options.get("g")
+        returns[name] = results["return"]["mean"]
+    assert abs(returns["none"] - returns["some"]) > 10
+
+
+def test_options_that_the_environment_does_not_have_are_told(tmp_path):
+    episode = some_episode(num_actions=1, env_id="Pendulum-v1", env_options={"mass": 2.0})
+    save_control_episode(tmp_path / "data" / "a.npz", episode)
+    with pytest.raises(CleanPokeError, match="cannot make 'Pendulum-v1': .*'mass'"):
+        small_run(tmp_path, tmp_path / "data", eval_episodes=1)
+    small_run(tmp_path, tmp_path / "data", eval_episodes=1, env_id="Pendulum-v1")  # as it is registered
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,8 @@ def load_control_folder(folder: Path) -> list[ControlEpisode]:
 
 
 def load_minari(dataset_id: str) -> list[ControlEpisode]:
-    """All episodes of a Minari dataset that is on this machine (`minari list local`).
+    """All episodes of a Minari dataset that is on this machine (`minari list local`); with the options of
+    their environment as `env_options` in their meta, if there were any.
 
     Raises CleanPokeError if the package or the dataset is not there, or if it holds no vectors.
     """
@@ -155,6 +156,8 @@ def load_minari(dataset_id: str) -> list[ControlEpisode]:
         ) from error
     spec = dataset.spec.env_spec
     meta = {"player": dataset_id} | ({"env_id": spec.id} if spec else {})
+    options = {name: value for name, value in spec.kwargs.items() if name != "render_mode"} if spec else {}
+    meta |= {"env_options": options} if options else {}
     episodes = []
     for data in found:
         observations, actions = np.asarray(data.observations), np.asarray(data.actions)

@@ -222,6 +222,15 @@ def test_a_minari_dataset_is_read_into_the_same_form(minari):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_minari_dataset_keeps_the_options_of_its_environment(minari):
+    spec = gym.spec("Pendulum-v1")
+    spec.kwargs = {"g": 2.5, "render_mode": None}
+    write_dataset(minari, "pendulum/light-v0", [some_episode(num_actions=1)], env=spec)
+    (episode,) = load_minari("pendulum/light-v0")
+    assert episode.meta["env_options"] == {"g": 2.5} and episode.meta["env_id"] == "Pendulum-v1"
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_minari_datasets_that_do_not_fit_are_told(minari, tmp_path):
     with pytest.raises(CleanPokeError, match=r"no Minari dataset 'point/none-v0' .*minari download"):
         load_minari("point/none-v0")
