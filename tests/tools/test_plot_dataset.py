@@ -51,6 +51,39 @@ def test_a_picture_is_drawn(tmp_path, capsys, lengths, sizes):
     assert f"{path}: {len(lengths)} episodes" in capsys.readouterr().out
 
 
+def bars_of(axes) -> list[tuple[float, float, float]]:
+    """Left, right and height of a histogram's bars, without those of height zero."""
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width(), bar.get_height()) for bar in axes.patches]
+    return [bar for bar in bars if bar[2]]
+
+
+def test_histograms_count_what_is_in_the_episodes(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    pyplot = plot_dataset.load_matplotlib()
+    episodes = []
+    for number, (length, total) in enumerate(((2, 10.0), (9, -5.0), (2, 10.0), (3, 9.9))):
+        episode = some_episode(length, num_actions=2, seed=number)
+        episode.rewards[:] = total / length
+        episode.actions[:, 0] = -0.5 if length == 9 else 1.0
+        episodes.append(episode)
+    with monkeypatch.context() as patched:  # so that the figure can be looked at
+        patched.setattr(pyplot, "close", lambda figure: None)
+        plot_dataset.draw(tmp_path / "a.png", "some", episodes, seed=0)
+    figure = pyplot.gcf()
+    returns, lengths, players, *others = figure.axes
+    assert (returns.get_xlabel(), lengths.get_xlabel()) == ("return of an episode", "steps of an episode")
+    (low, _, few), (left, high, many) = bars_of(returns)
+    assert (few, many) == (1, 3) and low == pytest.approx(-5) and high == pytest.approx(10) and left < 9.9
+    assert bars_of(lengths) == [(1.5, 2.5, 2), (2.5, 3.5, 1), (8.5, 9.5, 1)]
+    assert "median 9.95, -5 to 10" in returns.get_title() and "median 2.5, 2 to 9" in lengths.get_title()
+    ((_, _, first), (_, _, second)) = bars_of(others[0])
+    assert (first, second) == (pytest.approx(100 * 9 / 16), pytest.approx(100 * 7 / 16))
+    assert sum(height for _, _, height in bars_of(others[1])) == pytest.approx(100)
+    (points,) = players.collections
+    assert np.allclose(points.get_offsets(), [(0, 10), (1, -5), (2, 10), (3, 9.9)], atol=1e-4)
+    pyplot.close(figure)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_minari_datasets_are_drawn_too(minari, tmp_path):  # noqa: F811
     pytest.importorskip("matplotlib")
@@ -61,12 +94,14 @@ def test_minari_datasets_are_drawn_too(minari, tmp_path):  # noqa: F811
 
 def test_wrong_arguments_are_told_in_one_line(tmp_path):
     pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("")
     with pytest.raises(CleanPokeError, match="give a folder of episodes or --minari"):
         plot_dataset.main(Args())
     with pytest.raises(CleanPokeError, match="holds no episodes"):
         plot_dataset.main(Args(tmp_path / "nowhere"))
+    with pytest.raises(CleanPokeError, match="file is a file: give its folder"):
+        plot_dataset.main(Args(tmp_path / "file"))
     save_control_episode(tmp_path / "data" / "a.npz", some_episode())
-    (tmp_path / "file").write_text("")
     with pytest.raises(CleanPokeError, match=r"cannot write .*choose another --output"):
         plot_dataset.main(Args(tmp_path / "data", output=tmp_path / "file" / "a.png"))
 
