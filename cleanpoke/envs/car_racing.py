@@ -2,7 +2,7 @@
 
 gymnasium draws every frame, and drawing is nearly all of the time that a frame takes. Here an action lasts
 several frames, of which the last one is drawn; and of road and grass only what is in the picture. The pixels
-are gymnasium's own (tests/envs/test_car_racing.py); benchmark/car_racing.py --stages speed measures the rest.
+are gymnasium's own (tests/envs/test_car_racing.py); benchmark/car_racing.py measures the speed.
 
 An encoder file (`encoder.pt2`) holds weights and graph, so that reading one needs no class of any script.
 """
