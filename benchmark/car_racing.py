@@ -10,10 +10,11 @@
 3. idm: IDM and goal setter are trained on them and played as a clone, without any reward: the transformer,
    and one that is like GCSL.
 4. goal_setter: encoder and IDM stay fixed, and PPO trains a goal setter, from nothing and from the clone;
-   beside it PPO on the same latents without goals.
+   beside it PPO on the same latents without goals, and without the episodes that the IDMs have seen.
 
 Each run is the script itself in its own process; finished ones are not repeated. Scores are mean returns of
-20 episodes, greedy and with the noise of training. The last line printed is one JSON object.
+20 episodes, greedy and with the noise of training; intervals are those over seeds, by Student's t. The last
+line printed is one JSON object.
 """
 
 import json
@@ -22,16 +23,17 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import tyro
+from common.intervals import mean_over_seeds
 from common.recordings import record
 from common.script_runs import FinishedRun, run_scripts
 
 from cleanpoke.envs.car_racing import ENV_ID, CarPictures
-from cleanpoke.errors import user_errors
+from cleanpoke.errors import CleanPokeError, user_errors
 
 STAGES = ("policy", "data", "idm", "goal_setter")
 IDMS = {
@@ -40,8 +42,12 @@ IDMS = {
 }
 SIDE_BY_SIDE = ("--num-envs", "8", "--num-steps", "256")
 """Eight cars, rollouts as long as the script's default in all."""
-Jobs = dict[tuple[str, int], tuple[str, list[str]]]
+Jobs = dict[tuple[str, int], tuple[str, list[str | Path]]]
 """Script and options of what has this name and this seed."""
+UNEQUAL = """
+The goal setters' IDMs have learned from the policy's episodes, and so had the clones that some began with.
+PPO without goals has seen none: compare what is from the clone with the clone itself (stage idm)."""
+"""Said below the table."""
 POLICY_BAR, CLONE_BAR = 300.0, 0.5
 """--check: what each policy must return at least, and what share of it each transformer's clone."""
 
@@ -102,6 +108,11 @@ def measure_speed(rounds: int, decisions: int) -> dict[str, float]:
     return medians | {"ratio": medians["ours"] / medians["gymnasium"]}
 
 
+def pixel_policies(args: Args, changed: tuple[str, ...]) -> Jobs:
+    options = ["--total-timesteps", str(args.policy_steps), *changed]
+    return {("PPO", seed): ("ppo_carracing", [*options, "--seed", str(seed)]) for seed in args.seeds}
+
+
 def collect(args: Args, seed: int, run: FinishedRun) -> Path:
     """Stores the policy's episodes as latents; those that are there stay."""
     folder = args.folder / f"data_{seed}_{args.episodes}"
@@ -110,39 +121,51 @@ def collect(args: Args, seed: int, run: FinishedRun) -> Path:
     return folder
 
 
+def world_of(policy: Path, seed: int) -> list[str | Path]:
+    """The options that name the world, its encoder (of the policy's run folder) and the seed."""
+    return ["--env-id", ENV_ID, "--encoder-path", policy / "encoder.pt2", "--seed", str(seed)]
+
+
 def idm_file(args: Args, name: str, seed: int) -> Path:
     return args.folder / f"idm_{name.replace(' ', '_')}_{seed}.pt"
 
 
-def clones(args: Args, worlds: dict[int, list[str]], data: dict[int, Path]) -> Jobs:
-    """Trained on data alone. worlds: the options that name world and encoder, for each seed."""
+def clones(args: Args, worlds: dict[int, list[str | Path]], data: dict[int, Path]) -> Jobs:
+    """Trained on data alone. worlds: as of `world_of`, for each seed."""
     jobs = {}
     for seed in args.seeds:
         for name, kind in IDMS.items():
-            options = [*worlds[seed], *kind, "--data", str(data[seed]), "--total-timesteps", "0"]
+            options = [*worlds[seed], *kind, "--data", data[seed], "--total-timesteps", "0"]
             options += ["--warmup-updates", str(args.idm_updates)]
-            options += ["--save-idm", str(idm_file(args, name, seed))]
+            options += ["--save-idm", idm_file(args, name, seed)]
             jobs[name, seed] = ("ppo_goalsetter_idm", options)
     return jobs
 
 
 def goal_setters(
-    args: Args, worlds: dict[int, list[str]], data: dict[int, Path], side_by_side: tuple[str, ...]
+    args: Args, worlds: dict[int, list[str | Path]], data: dict[int, Path], side_by_side: tuple[str, ...]
 ) -> Jobs:
     """PPO over goals that the clones' IDMs decode, and PPO without goals."""
     jobs = {}
     for seed in args.seeds:
         common = [*worlds[seed], *side_by_side, "--total-timesteps", str(args.goal_steps)]
         for name, kind in IDMS.items():
-            options = [*common, *kind, "--load-idm", str(idm_file(args, name, seed)), "--idm-train", "fixed"]
+            options = [*common, *kind, "--load-idm", idm_file(args, name, seed), "--idm-train", "fixed"]
             jobs[name, seed] = ("ppo_goalsetter_idm", options)
-            options = [*options, "--data", str(data[seed]), "--warmup-updates", str(args.idm_updates)]
+            options = [*options, "--data", data[seed], "--warmup-updates", str(args.idm_updates)]
             jobs[f"{name}, from the clone", seed] = ("ppo_goalsetter_idm", options)
         jobs["PPO without goals", seed] = ("ppo_goalsetter_idm", [*common, "--mode", "ppo"])
     return jobs
 
 
+def check(args: Args) -> None:
+    """Raises CleanPokeError for what would end in nothing to measure."""
+    if args.rounds < 1 or not args.seeds:
+        raise CleanPokeError("--rounds must be at least 1, and --seeds name one at least")
+
+
 def main(args: Args) -> None:
+    check(args)
     common = ("--eval-episodes", str(args.eval_episodes))
     policy_options, goal_options = (), SIDE_BY_SIDE
     if args.quick:
@@ -153,7 +176,7 @@ def main(args: Args) -> None:
         policy_options = ("--num-envs", "2", "--num-steps", "64")
         goal_options = ("--num-envs", "2", "--num-steps", "64", "--num-minibatches", "4")
     speed = measure_speed(args.rounds, 10 if args.quick else 100)
-    scores: list[dict] = []
+    scores: list[dict[str, Any]] = []
 
     def play(stage: str, jobs: Jobs) -> dict[tuple[str, int], FinishedRun]:
         """Runs them and notes what they reach."""
@@ -167,14 +190,8 @@ def main(args: Args) -> None:
             scores[-1] |= run.evaluation
         return runs
 
-    options = ["--total-timesteps", str(args.policy_steps), *policy_options]
-    policies = play(
-        "policy", {("PPO", seed): ("ppo_carracing", [*options, "--seed", str(seed)]) for seed in args.seeds}
-    )
-    worlds = {
-        seed: ["--env-id", ENV_ID, "--encoder-path", str(run.folder / "encoder.pt2"), "--seed", str(seed)]
-        for (_, seed), run in policies.items()
-    }
+    policies = play("policy", pixel_policies(args, policy_options))
+    worlds = {seed: world_of(run.folder, seed) for (_, seed), run in policies.items()}
     last = STAGES.index(args.until)
     if last >= STAGES.index("data"):
         data = {seed: collect(args, seed, run) for (_, seed), run in policies.items()}
@@ -183,21 +200,29 @@ def main(args: Args) -> None:
     if last >= STAGES.index("goal_setter"):
         play("goal_setter", goal_setters(args, worlds, data, goal_options))
 
-    table = ["\n|stage|what|seed|greedy return|sampled|minutes|", "|-|-|-|-|-|-|"]
-    for score in scores:
-        returns = [
-            f"{score[kind]['mean']:.1f} ± {score[kind]['interval']:.1f}" for kind in ("greedy", "sampled")
-        ]
-        cells = (score["stage"], score["name"], score["seed"], *returns, f"{score['minutes']:.1f}")
-        table.append(f"|{'|'.join(map(str, cells))}|")
-    print("\n".join(table))
+    print_table(scores)
     passed = is_passed(scores)
     print(json.dumps({"benchmark": "car_racing", "passed": passed, "speed": speed, "results": scores}))
     if args.check and not passed:
         sys.exit(1)
 
 
-def is_passed(scores: list[dict]) -> bool:
+def print_table(scores: list[dict[str, Any]]) -> None:
+    """A row for each contestant, its seeds side by side; intervals are those over seeds."""
+    print("\n|stage|what|greedy return, each seed|mean (95%)|sampled, each seed|mean (95%)|minutes|")
+    print("|-|-|-|-|-|-|-|")
+    for stage, name in dict.fromkeys((score["stage"], score["name"]) for score in scores):
+        chosen = [score for score in scores if (score["stage"], score["name"]) == (stage, name)]
+        cells = [stage, name]
+        for kind in ("greedy", "sampled"):
+            means = [score[kind]["mean"] for score in chosen]
+            cells += [" / ".join(f"{mean:.1f}" for mean in means), mean_over_seeds(means)]
+        print(f"|{'|'.join(cells)}|{max(score['minutes'] for score in chosen):.1f}|")
+    if any(score["stage"] == "goal_setter" for score in scores):
+        print(UNEQUAL)
+
+
+def is_passed(scores: list[dict[str, Any]]) -> bool:
     """Whether each policy reaches its bar, and each transformer's clone its share of the policy's return."""
     policies = {score["seed"]: score for score in scores if score["stage"] == "policy"}
     clones = [score for score in scores if score["stage"] == "idm" and score["name"] == "transformer"]
