@@ -2,14 +2,15 @@
 
     python benchmark/decision_transformer.py                            # Hopper, hours on two cores
     python benchmark/decision_transformer.py --seeds 1 --at-once 2
-    python benchmark/decision_transformer.py --data FOLDER --encoder-path FOLDER/encoder.pt2
+    python benchmark/decision_transformer.py --data FOLDER --encoder-path runs/POLICY/encoder.pt2
 
 Without --data: PPO (ppo_goalsetter_idm.py --mode ppo) learns Hopper-v5 for a while, and 300 episodes of the
 half-trained policy, which draws its actions, are stored: of middling skill and very different returns. (With
---data: others, such as those that benchmark/car_racing.py stores.) On them learn, each with every seed:
-return (asked for the best return of the data, for half and for a quarter of it), goal (asked for a late state
-of the best episode), stack (asked for the state as it is), and none, the clone. Each run is the script itself
-in its own process. Scores are mean returns of 20 episodes. The last line printed is one JSON object.
+--data: others, such as the latents that benchmark/car_racing.py stores; their encoder lies in the run folder
+of the policy that played them.) On them learn, each with every seed: return (asked for the best return of the
+data, for half and for a quarter of it), goal (asked for a late state of the best episode), stack (asked for
+the state as it is), and none, the clone. Each run is the script itself in its own process. Scores are mean
+returns of 20 episodes. The last line printed is one JSON object.
 """
 
 import json
@@ -17,12 +18,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from common.intervals import mean_over_seeds
 from common.recordings import record
-from common.script_runs import run_script, run_scripts
+from common.script_runs import FinishedRun, Job, run_script, run_scripts
 
 from cleanpoke.envs.control_episodes import load_control_folder
 from cleanpoke.errors import user_errors
@@ -79,6 +81,50 @@ def hopper_data(args: Args) -> Path:
     return folder
 
 
+def planned(args: Args, data: Path, targets: list[str]) -> dict[tuple[str, int], Job]:
+    """All runs that learn from the data, by kind and seed. targets: the returns to ask for, best first."""
+    kinds = {
+        "return": ["--target-return", *targets],
+        "goal": ["--condition", "goal"],
+        "stack": ["--condition", "goal", "--eval-goal", "stack"],
+        "none": ["--condition", "none"],
+    }
+    common = [*SMALL, "--total-updates", str(args.updates), "--eval-every", "1000000", "--data", data]
+    common += ["--eval-episodes", str(args.eval_episodes)]
+    common += ["--encoder-path", args.encoder_path] if args.encoder_path else []
+    return {
+        (kind, seed): ("dt", args.folder / f"{kind}_{seed}", [*common, *options, "--seed", str(seed)])
+        for kind, options in kinds.items()
+        for seed in args.seeds
+    }
+
+
+def rows_of(
+    runs: dict[tuple[str, int], FinishedRun], targets: list[str], seeds: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """What each kind returned when it was asked for what, seed by seed; first the returns, best first."""
+    rows = []
+    for kind in dict.fromkeys(kind for kind, _ in runs):
+        names = [f"return_at_{float(target):g}" for target in targets] if kind == "return" else ["return"]
+        for name in names:
+            row = {"asked": name.replace("_", " ") if kind == "return" else kind}
+            row["scores"] = [runs[kind, seed].evaluation[name]["mean"] for seed in seeds]
+            rows.append(row | {"minutes": [runs[kind, seed].minutes for seed in seeds]})
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print("\n|asked for|return, each seed|mean over seeds (95%)|minutes|\n|-|-|-|-|")
+    for row in rows:
+        each = " / ".join(f"{score:.1f}" for score in row["scores"])
+        print(f"|{row['asked']}|{each}|{mean_over_seeds(row['scores'])}|{max(row['minutes']):.1f}|")
+
+
+def is_passed(rows: list[dict[str, Any]]) -> bool:
+    """Whether the best return brings more than a quarter of it, in every seed."""
+    return all(best > quarter for best, quarter in zip(rows[0]["scores"], rows[2]["scores"], strict=True))
+
+
 def main(args: Args) -> None:
     if args.quick:
         args.folder = args.folder / f"quick_{time.strftime('%Y%m%d-%H%M%S')}"
@@ -87,20 +133,7 @@ def main(args: Args) -> None:
     data = args.data or hopper_data(args)
     returns = np.array([float(episode.rewards.sum()) for episode in load_control_folder(data)])
     targets = [f"{share * returns.max():.1f}" for share in SHARES]
-    kinds = {
-        "return": ["--target-return", *targets],
-        "goal": ["--condition", "goal"],
-        "stack": ["--condition", "goal", "--eval-goal", "stack"],
-        "none": ["--condition", "none"],
-    }
-    common = [*SMALL, "--total-updates", str(args.updates), "--eval-every", "1000000", "--data", str(data)]
-    common += ["--eval-episodes", str(args.eval_episodes)]
-    common += ["--encoder-path", str(args.encoder_path)] if args.encoder_path else []
-    jobs = {
-        (kind, seed): ("dt", args.folder / f"{kind}_{seed}", [*common, *options, "--seed", str(seed)])
-        for kind, options in kinds.items()
-        for seed in args.seeds
-    }
+    jobs = planned(args, data, targets)
     runs = dict(zip(jobs, run_scripts(list(jobs.values()), args.at_once), strict=True))
 
     best_tenth = np.sort(returns)[-max(len(returns) // 10, 1) :].mean()
@@ -108,18 +141,9 @@ def main(args: Args) -> None:
         f"\n{len(returns)} episodes; returns: mean {returns.mean():.1f}, best tenth {best_tenth:.1f}", end=""
     )
     print(f", best {returns.max():.1f}")
-    print("\n|asked for|return, each seed|mean over seeds (95%)|minutes|\n|-|-|-|-|")
-    rows = []
-    for kind in kinds:
-        names = [f"return_at_{float(target):g}" for target in targets] if kind == "return" else ["return"]
-        for name in names:
-            scores = [runs[kind, seed].evaluation[name]["mean"] for seed in args.seeds]
-            minutes = [runs[kind, seed].minutes for seed in args.seeds]
-            asked = name.replace("_", " ") if kind == "return" else kind
-            each = " / ".join(f"{score:.1f}" for score in scores)
-            print(f"|{asked}|{each}|{mean_over_seeds(scores)}|{max(minutes):.1f}|")
-            rows.append({"asked": asked, "scores": scores, "minutes": minutes})
-    passed = all(best > quarter for best, quarter in zip(rows[0]["scores"], rows[2]["scores"], strict=True))
+    rows = rows_of(runs, targets, args.seeds)
+    print_table(rows)
+    passed = is_passed(rows)
     summary = {"benchmark": "decision_transformer", "passed": passed, "returns_of_data": returns.tolist()}
     print(json.dumps(summary | {"results": rows}))
     if args.check and not passed:
