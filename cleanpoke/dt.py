@@ -44,15 +44,13 @@ LARGEST = 10.0
 """Standardised observations are clipped to this size."""
 GOAL_AT = 0.9
 """Which state of the best episode --eval-goal dataset asks for: this share of its steps lies before it."""
-EVALUATION_SEED = 2**30
-"""Evaluations begin with other seeds than what is collected."""
 
 
 @dataclasses.dataclass
 class Args:
     # Run
     seed: int = 1
-    """Seed of initialisation, minibatches and dropout."""
+    """Seed of initialisation, minibatches, dropout and evaluations."""
     resume: Path | None = None
     """Checkpoint or run folder to continue, with its arguments where you give no others."""
     runs: Path = Path("runs")
@@ -410,6 +408,12 @@ def make_optimizer(model: DecisionTransformer, args: Args) -> torch.optim.AdamW:
 # --- Evaluation -------------------------------------------------------------------------------------------
 
 
+def first_seed(seed: int) -> int:
+    """Seed of the first episode of an evaluation; episode n adds n. The other scripts evaluate from the same
+    starts, so that what learns from a policy's episodes can be compared with it, start by start."""
+    return int(np.random.SeedSequence((seed, 0)).generate_state(1)[0]) % 2**30
+
+
 @torch.inference_mode()
 def evaluate(
     model: DecisionTransformer,
@@ -418,7 +422,7 @@ def evaluate(
     target: np.ndarray | None,
     stop: Any = False,
 ) -> np.ndarray:
-    """Returns (episodes,) of greedy play, always from the same starts; those interrupted are left out.
+    """Returns (episodes,) of greedy play, from the same starts every time; those interrupted are left out.
 
     world: env_id, and the environment's options. target: with --condition return the return asked for, (1,);
     with goal the goal, (O,), or None: the state as it is. What was rewarded is no longer asked for.
@@ -426,7 +430,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     envs = [make_env(**world, encoder_path=args.encoder_path) for _ in range(args.eval_episodes)]
-    resets = [env.reset(seed=EVALUATION_SEED + number) for number, env in enumerate(envs)]
+    resets = [env.reset(seed=first_seed(args.seed) + number) for number, env in enumerate(envs)]
     states = np.array([state for state, _ in resets], np.float32)  # (N, O)
     returns, playing = np.zeros(len(envs)), np.arange(len(envs))
     context = Context(model, args.context)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanpoke import dt
+from cleanpoke import dt, ppo_carracing, ppo_goalsetter_idm
 from cleanpoke.dt import Args, Context, DecisionTransformer
 from cleanpoke.envs.car_racing import Reading, load_encoder, save_encoder
 from cleanpoke.envs.control import make_env
@@ -329,6 +331,35 @@ def test_a_seed_names_a_run_and_a_resumed_one_goes_on_as_if_nothing_had_been(cha
     middle = sorted(again.glob("checkpoint_*.pt"))[0]
     assert load_checkpoint(middle).step == 4
     assert_same_models(whole, small_run(tmp_path / "again", mixture, resume=middle, **changes))
+
+
+@pytest.mark.parametrize(("during", "call", "step"), [("losses", 3, 3), ("evaluate", 1, 8)])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_whole_one(
+    during, call, step, tmp_path, mixture, monkeypatch
+):
+    function, calls = getattr(dt, during), []
+
+    def interrupted(*arguments):
+        calls.append(during)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return function(*arguments)
+
+    monkeypatch.setattr(dt, during, interrupted)
+    changes = {"save_every": 100, "eval_episodes": 1}
+    folder = small_run(tmp_path / "cut", mixture, **changes)
+    assert load_checkpoint(folder).step == step and len(calls) == call
+    assert not (folder / "evaluation.json").exists()
+    assert small_run(tmp_path / "cut", mixture, resume=folder, **changes) == folder
+    assert (folder / "evaluation.json").exists()
+    assert_same_models(folder, small_run(tmp_path / "whole", mixture))
+
+
+def test_evaluations_begin_where_those_of_the_other_scripts_do():
+    for seed in (1, 2, 77):
+        starts = {dt.first_seed(seed), ppo_carracing.track_seed(seed, -1)}
+        starts.add(ppo_goalsetter_idm.world_seed(seed, ppo_goalsetter_idm.EVALUATION))
+        assert len(starts) == 1
 
 
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path, mixture):
