@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,27 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(trained, tmp_path):
     middle = sorted(again.glob("checkpoint_*.pt"))[0]
     assert load_checkpoint(middle).step == 32
     assert_same_agents(trained, small_run(tmp_path, resume=middle))
+
+
+@pytest.mark.parametrize(("during", "call", "step"), [("ppo_loss", 6, 32), ("evaluate", 1, 48)])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_whole_one(
+    during, call, step, trained, tmp_path, monkeypatch
+):
+    function, calls = getattr(script, during), []
+
+    def interrupted(*arguments):
+        calls.append(during)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return function(*arguments)
+
+    monkeypatch.setattr(script, during, interrupted)
+    folder = small_run(tmp_path, eval_episodes=1)
+    assert load_checkpoint(folder).step == step and (folder / "encoder.pt2").exists()
+    assert not (folder / "evaluation.json").exists()
+    assert small_run(tmp_path, eval_episodes=1, resume=folder) == folder
+    assert (folder / "evaluation.json").exists()
+    assert_same_agents(trained, folder)
 
 
 def test_cars_in_processes_drive_the_same():
