@@ -22,16 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, start
-from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.playing import (
     COMPARED,
     TEST_GAMES,
+    ensure_demonstrations,
     evaluate,
+    find_demonstrations,
     load_weights,
     make_env,
-    record_demonstrations,
     report,
     shrink,
 )
@@ -323,10 +323,10 @@ def main(args: Args) -> None:
     check(args)
     place = start(args.device, args.threads)
     device = place.device
-    env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
-    if not any(args.data.glob("*.npz")):
-        record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
-    train_paths, held_out_paths = split(episode_files.episodes_in(args.data), args)
+    world = (args.rom_path, args.start_state)
+    ensure_demonstrations(args.data, *world, args.collect_episodes, args.seed, args.resume)
+    env = make_env(*world, args.eval_max_steps)
+    train_paths, held_out_paths = split(find_demonstrations(args.data, env), args)
     settings = demos.settings_of(env)
     data, held_out = (
         load_data(paths, args, settings) if paths else None for paths in (train_paths, held_out_paths)

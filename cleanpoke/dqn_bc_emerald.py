@@ -24,17 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanpoke.compute import autocast, start
-from cleanpoke.envs import episode_files
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
 from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.playing import (
     COMPARED,
     TEST_GAMES,
+    ensure_demonstrations,
     evaluate,
+    find_demonstrations,
     load_weights,
     make_env,
-    record_demonstrations,
     report,
     shrink,
     small_pictures,
@@ -574,21 +574,26 @@ def main(args: Args) -> None:
     check(args)
     place = start(args.device, args.threads)
     device = place.device
-    env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
-    episodes, beginnings = [], []
+    world = (args.rom_path, args.start_state)
+    paths, episodes, beginnings = [], [], []
     if args.demo_share:
-        if not any(args.data.glob("*.npz")):
-            record_demonstrations(args.data, args.rom_path, args.collect_episodes, args.seed)
-        paths = episode_files.episodes_in(args.data)
+        ensure_demonstrations(args.data, *world, args.collect_episodes, args.seed, args.resume)
+    env = make_env(*world, args.eval_max_steps)
+    if args.demo_share:
+        paths = find_demonstrations(args.data, env)
         if args.num_episodes > len(paths):
             raise CleanPokeError(
                 f"--num-episodes {args.num_episodes}: {args.data} holds {len(paths)} demonstrations; record "
                 "more with tools/collect_expert_data.py"
             )
-        for path in paths[: args.num_episodes or len(paths)]:
-            episodes.append(shrunk(demos.load_matching(path, demos.settings_of(env)), args))
-            if args.curriculum and args.online_steps and path.with_suffix(".demo").exists():
-                beginnings.append(milestones_of(path.with_suffix(".demo"), args))
+        paths = paths[: args.num_episodes or len(paths)]
+    for path in paths:
+        episodes.append(shrunk(demos.load_matching(path, demos.settings_of(env)), args))
+    if args.curriculum and args.online_steps:
+        env.close()  # each log is played in a console of its own; some emulators run one in a process
+        logs = [path.with_suffix(".demo") for path in paths]
+        beginnings = [milestones_of(log, args) for log in logs if log.exists()]
+        env = make_env(*world, args.eval_max_steps)
     places = sum(len(episode) + 1 for episode in episodes)
 
     seed_everything(args.seed)

@@ -5,7 +5,10 @@ result = evaluate(player, env, episodes=5, should_stop=lambda: False)
 """
 
 import contextlib
+import fcntl
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cleanpoke.envs import episode_files
 from cleanpoke.envs.agent_files import make_agent
 from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.core import BUTTONS
@@ -63,14 +67,17 @@ def load_agent(spec: str, rom_path: Path) -> demos.Agent:
     return make_agent(spec, others="scripted")
 
 
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Puts a checkpoint's weights into the network of its arguments; CleanPokeError if they do not fit."""
+def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str = "network") -> None:
+    """Puts a checkpoint's weights into the network of its arguments; CleanPokeError if they do not fit.
+
+    name: of the weights in the checkpoint's state.
+    """
     try:
-        network.load_state_dict(checkpoint.state["network"])
+        network.load_state_dict(checkpoint.state[name])
     except (RuntimeError, TypeError) as error:
         raise CleanPokeError(
-            f"{checkpoint.path} holds another network than this {checkpoint.script}.py builds: train again, "
-            "or use the version of CleanPoke that wrote it"
+            f"{checkpoint.path} holds another network than this {checkpoint.script}.py builds: give the "
+            "network's options as they were, or train again, or use the version of CleanPoke that wrote it"
         ) from error
 
 
@@ -172,37 +179,123 @@ def report(run: Run, step: int, result: dict[str, Any], about: str, kind: str = 
     )
 
 
+# ---------------------------------------------------------------- demonstrations
+
+
+def ensure_demonstrations(
+    folder: Path,
+    rom_path: Path | None,
+    start_state: Path | None,
+    episodes: int,
+    seed: int,
+    resume: Path | None,
+) -> None:
+    """Records demonstrations of Tiny Town if the folder has none, before a script opens its own console: some
+    emulators run one in a process.
+
+    Raises CleanPokeError for all that the script itself would refuse only afterwards, and as
+    `record_demonstrations` does. resume: the run that goes on, if there is one, which had its own.
+    """
+    if any(folder.glob("*.npz")):
+        return
+    if resume is not None:
+        raise CleanPokeError(
+            f"{folder} holds no demonstrations (*.npz): give the --data that {resume} has learned from"
+        )
+    make_env(rom_path, start_state, 1).close()
+    record_demonstrations(folder, rom_path, episodes, seed)
+
+
+def find_demonstrations(folder: Path, env: EmeraldEnv) -> list[Path]:
+    """The demonstrations of a folder, by name; CleanPokeError if there are none, or those of another game."""
+    paths = episode_files.episodes_in(folder)
+    sha1 = episode_files.read_meta(paths[0]).get("rom_sha1", env.core.sha1)
+    if sha1 != env.core.sha1:
+        raise CleanPokeError(
+            f"{paths[0]} was recorded with rom_sha1 {str(sha1)[:10]}…, {env.core.rom.name} is "
+            f"{env.core.sha1[:10]}…: give --data, a folder of demonstrations of this game"
+        )
+    return paths
+
+
 def record_demonstrations(
     folder: Path, rom_path: Path | None, episodes: int, seed: int, max_steps: int = MAX_DEMONSTRATION_STEPS
 ) -> None:
     """The scripted expert plays Tiny Town with a little noise, to have something to learn from.
 
     The folder gets its name when all are there; an interrupted recording goes on where it stopped. Raises
-    CleanPokeError for another cartridge, which no script can play, and for a folder that holds other files.
+    CleanPokeError, before anything is played, for another cartridge, which no script can play, for a folder
+    that holds other files or cannot be made, and while another process records into it.
     """
+    rom_path, target = rom_path or TINY_TOWN, folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise CleanPokeError(f"{folder} is a file: give a folder of demonstrations as --data")
     if folder.is_dir() and any(folder.iterdir()):
         raise CleanPokeError(f"{folder} holds files, but no demonstrations (*.npz): give another --data")
-    if not is_tiny_town(rom_path or TINY_TOWN):
+    if not is_tiny_town(rom_path):
         raise CleanPokeError(
-            f"{folder} holds no demonstrations of {rom_path.name}: record some with "
-            "tools/collect_expert_data.py, and give their folder as --data"
+            f"{folder} holds no demonstrations of {rom_path.name}, and the scripted expert plays Tiny Town "
+            "only: record some with tools/collect_human_demos.py, or with tools/collect_expert_data.py "
+            "--agent path/to/file.py:ClassName, and give their folder as --data"
         )
-    print(f"no demonstrations in {folder}: the scripted expert records {episodes} first")
-    hidden = folder.with_name(f".{folder.name}.recording")
-    env, expert, line = make_env(rom_path, None, max_steps), Expert(), Progress(unit="episode")
-    with StopSignal() as stop:
-        for number in range(episodes):
-            path = hidden / f"episode_{number:05}.npz"
-            if not path.exists():
-                recorder = demos.record_episode(env, expert, (seed, number), NOISE, player="scripted")
-                recorder.save(path)
-                line.update(number + 1, episodes, {"milestones": recorder.infos[-1]["milestones"]})
-            if stop:
-                line.end()
-                raise KeyboardInterrupt
-    line.end()
-    env.close()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):  # an empty one may be there
-        folder.rmdir()
-    hidden.replace(folder)
+    if target == Path.cwd():
+        raise CleanPokeError("the working folder cannot hold new demonstrations: give another --data")
+    with recording_folder(target) as hidden, StopSignal() as stop:
+        if any(target.glob("*.npz")):  # another process has just recorded them
+            shutil.rmtree(hidden, ignore_errors=True)
+            return
+        print(f"no demonstrations in {folder}: the scripted expert records {episodes} first")
+        with contextlib.closing(make_env(rom_path, None, max_steps)) as env:
+            expert, line = Expert(), Progress(unit="episode")
+            meta = {**demos.settings_of(env), "max_steps": max_steps, "noise": NOISE, "player": "scripted"}
+            paths = [hidden / f"episode_{number:05}.npz" for number in range(episodes)]
+            wanted = {path: {**meta, "seed": [seed, number]} for number, path in enumerate(paths)}
+            drop_others(hidden, wanted)
+            for number, path in enumerate(paths):
+                if not path.exists():
+                    recorder = demos.record_episode(env, expert, (seed, number), NOISE, player="scripted")
+                    recorder.save(path)
+                    line.update(number + 1, episodes, {"milestones": recorder.infos[-1]["milestones"]})
+                if stop:
+                    line.end()
+                    raise KeyboardInterrupt
+            line.end()
+        hidden.replace(target)
+
+
+@contextlib.contextmanager
+def recording_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, for this process alone, that can take its place: `target` is not there then.
+
+    Raises CleanPokeError if the disk refuses it, and if another process has it.
+    """
+    hidden = target.with_name(f".{target.name}.recording")
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
+        descriptor = os.open(hidden, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CleanPokeError(
+            f"cannot record into {target} ({error.strerror}): give another --data"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it goes with the process
+        except BlockingIOError as error:
+            raise CleanPokeError(
+                f"another process is recording demonstrations into {target}: start this when it has done so"
+            ) from error
+        yield hidden
+    finally:
+        os.close(descriptor)
+
+
+def drop_others(folder: Path, wanted: dict[Path, dict[str, Any]]) -> None:
+    """Deletes what an interrupted recording has left, but for episodes whose meta is what is wanted."""
+    for path in folder.iterdir():
+        about = wanted.get(path.with_suffix(".npz"))
+        is_log = path.suffix == ".demo"
+        meta = {} if about is None or is_log else episode_files.read_meta(path)
+        if about is None or not is_log and any(meta.get(name) != about[name] for name in about):
+            path.unlink()
