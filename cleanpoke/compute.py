@@ -37,8 +37,10 @@ def start(device: str, threads: int) -> Place:
     """Prepares this process, and joins the others that torchrun started.
 
     device: auto, cpu or cuda; threads: CPU threads of this process, 0 for its share of the cores. Raises
-    CleanPokeError if a CUDA device is asked for and there is none.
+    CleanPokeError if a CUDA device is asked for and there is none, and for a negative number of threads.
     """
+    if threads < 0:
+        raise CleanPokeError("--threads must not be negative: give 0 for all cores")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "cuda" and not torch.cuda.is_available():
         raise CleanPokeError("--device cuda, but PyTorch finds no CUDA device: use --device cpu")

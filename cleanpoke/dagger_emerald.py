@@ -11,6 +11,7 @@ Axes: B rows of a minibatch, N games, A buttons; R places for labelled screens.
 import copy
 import dataclasses
 import math
+import operator
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from cleanpoke.envs.emerald.playing import (
     NOISE,
     TEST_GAMES,
     evaluate,
+    find_demonstrations,
     load_agent,
     load_weights,
     make_env,
@@ -86,7 +88,8 @@ class Args:
     """Save state in which games begin; default at power-on."""
     expert: str = "scripted"
     """Who labels: scripted (plays Tiny Town), or path/to/file.py:ClassName with a method
-    get_action(observation, info)."""
+    get_action(observation, info). Each game has one of its own; begin(), if it has that, is called before
+    each episode."""
     data: Path | None = None
     """Folder of demonstrations to begin with, in place of the first round."""
     num_envs: int = 4
@@ -131,8 +134,12 @@ def check(args: Args) -> None:
     for name in (*names, "width", "hidden", "batch_size", "eval_every"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.seed < 0 or args.eval_episodes < 0:
-        raise CleanPokeError("--seed and --eval-episodes must not be negative")
+    for name in ("seed", "eval_episodes", "weight_decay"):
+        if getattr(args, name) < 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    for name in ("learning_rate", "max_minutes"):
+        if not getattr(args, name) > 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
     for name in ("beta", "average"):
         if not 0 <= getattr(args, name) <= 1:
             raise CleanPokeError(f"--{name} must be between 0 and 1")
@@ -190,22 +197,33 @@ class Network(nn.Module):
 class Labelled:
     """All screens that the expert has labelled: pictures (R, h, w, 3) uint8, labels (R,) int64.
 
-    The first `count` places are taken. Each round is a file of the folder, from which a resumed run reads it.
+    The first `count` places are taken, those before `first` by whole rounds. Each round is a file of the
+    folder, from which a resumed run reads it, also one that was not played to its end.
     """
 
-    def __init__(self, folder: Path, places: int, picture: tuple[int, ...], rounds: int):
-        """rounds: how many `folder` holds. Raises CleanPokeError for a file that is missing, or of others."""
-        self.folder, self.count = folder, 0
+    def __init__(self, folder: Path, room: int, picture: tuple[int, ...], rounds: int):
+        """room: places for what is still to come; rounds: how many whole ones `folder` holds.
+
+        Raises CleanPokeError for a file that is missing, or of others.
+        """
+        self.folder, self.count, self.first = folder, 0, 0
+        parts = [self.read(self.path(number), picture) for number in range(rounds)]
+        whole = sum(len(labels) for _, labels in parts)
+        if self.path(rounds).exists():
+            parts.append(self.read(self.path(rounds), picture))
+        places = sum(len(labels) for _, labels in parts) + room
         self.pictures = np.empty((places, *picture), np.uint8)
         self.labels = np.empty(places, np.int64)
-        for number in range(rounds):
-            path = self.path(number)
-            columns = episode_files.read_npz(path)
-            if columns["pictures"].shape[1:] != picture:
-                raise CleanPokeError(
-                    f"{path} holds screens of another size: resume with their --height, --width"
-                )
-            self.add(columns["pictures"], columns["labels"])
+        for pictures, labels in parts:
+            self.add(pictures, labels)
+        self.first = whole
+
+    @staticmethod
+    def read(path: Path, picture: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        columns = episode_files.read_npz(path)
+        if columns["pictures"].shape[1:] != picture:
+            raise CleanPokeError(f"{path} holds screens of another size: resume with their --height, --width")
+        return columns["pictures"], columns["labels"]
 
     def path(self, number: int) -> Path:
         return self.folder / f"round_{number:03}.npz"
@@ -216,10 +234,12 @@ class Labelled:
         self.pictures[self.count : last], self.labels[self.count : last] = pictures, labels
         self.count = last
 
-    def save_round(self, number: int, first: int) -> None:
-        """Writes what was added from place `first` on."""
-        columns = {"pictures": self.pictures[first : self.count], "labels": self.labels[first : self.count]}
-        episode_files.write_npz(self.path(number), columns)
+    def save_round(self, number: int) -> None:
+        """Writes what was added since the last whole round."""
+        new = slice(self.first, self.count)
+        episode_files.write_npz(
+            self.path(number), {"pictures": self.pictures[new], "labels": self.labels[new]}
+        )
 
     def rows(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Pictures (B, h, w, 3) uint8 and labels (B,) int64."""
@@ -262,28 +282,45 @@ def open_player(path: Path) -> Player:
     return Player(network, args)
 
 
+def button_of(expert: demos.Agent, screen: np.ndarray, info: dict[str, Any]) -> int:
+    """What an expert would press. Raises CleanPokeError if that is no number of a button."""
+    chosen = expert.get_action(screen, info)
+    try:
+        number = operator.index(chosen)
+    except TypeError:
+        number = -1
+    if not 0 <= number < NUM_ACTIONS:
+        raise CleanPokeError(
+            f"the expert chose {chosen!r}: get_action must return the number of a button, 0 … "
+            f"{NUM_ACTIONS - 1} ({' '.join(BUTTONS)})"
+        )
+    return number
+
+
 def roll_out(
-    envs: EmeraldVectorEnv, expert: Any, player: Player, args: Args, seed: int
+    envs: EmeraldVectorEnv, experts: list[demos.Agent], player: Player, args: Args, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Endless: the pictures of all games (N, h, w, 3), the expert's buttons (N,), and how often the learner
-    agrees. `send` the probability with which each game presses the expert's."""
+    """Endless: the pictures of all games (N, h, w, 3), the buttons (N,) of the expert of each, and how often
+    the learner agrees. `send` the probability with which each game presses the expert's."""
     rng = np.random.default_rng(seed)
     screens, infos = envs.reset(seed=seed)
     names = [name for name in infos if not name.startswith("_")]
+    begins, is_over = np.ones(envs.num_envs, bool), np.zeros(envs.num_envs, bool)
     while True:
         pictures = small_pictures(screens, args.height, args.width)
-        labels = np.array(
-            [
-                expert.get_action(screens[env], {name: infos[name][env] for name in names})
-                for env in range(envs.num_envs)
-            ]
-        )
+        labels = np.empty(envs.num_envs, np.int64)
+        for env, expert in enumerate(experts):
+            if begins[env] and hasattr(expert, "begin"):
+                expert.begin()
+            labels[env] = button_of(expert, screens[env], {name: infos[name][env] for name in names})
         chosen = player.choose(pictures)
         beta = yield pictures, labels, float((chosen == labels).mean())
         pressed = np.where(rng.random(envs.num_envs) < beta, labels, chosen)
         is_random = rng.random(envs.num_envs) < NOISE
         pressed = np.where(is_random, rng.integers(NUM_ACTIONS, size=envs.num_envs), pressed)
-        screens, _, _, _, infos = envs.step(pressed)
+        begins = is_over  # the step after an end has only begun a new game
+        screens, _, terminated, truncated, infos = envs.step(pressed)
+        is_over = terminated | truncated
 
 
 # --- Training ---------------------------------------------------------------------------------------------
@@ -295,12 +332,11 @@ def main(args: Args) -> None:
     device = place.device
     rom_path = args.rom_path or TINY_TOWN
     env = make_env(args.rom_path, args.start_state, args.eval_max_steps)
-    expert = load_agent(args.expert, rom_path)
+    experts = [load_agent(args.expert, rom_path) for _ in range(args.num_envs)]  # they may remember
     episodes = []
-    for path in episode_files.episodes_in(args.data) if args.data else ():
+    for path in find_demonstrations(args.data, env) if args.data else ():
         episodes.append(demos.load_matching(path, demos.settings_of(env)))
-    first_round = sum(map(len, episodes)) or args.steps_per_iteration
-    places = first_round + args.iterations * args.steps_per_iteration + args.num_envs * args.iterations
+    room = sum(map(len, episodes)) + args.iterations * (args.steps_per_iteration + args.num_envs)
 
     seed_everything(args.seed)
     network = Network(args).to(device, memory_format=torch.channels_last)
@@ -313,13 +349,13 @@ def main(args: Args) -> None:
         seconds, on_the_way = 0.0, []
         if run.checkpoint:
             state = run.checkpoint.state
-            network.load_state_dict(state["trained"])
-            judged.load_state_dict(state["network"])
+            load_weights(network, run.checkpoint, "trained")
+            load_weights(judged, run.checkpoint)
             optimizer.load_state_dict(state["optimizer"])
             seconds, on_the_way = state["seconds"], state["on_the_way"]
             restore_random_state(run.checkpoint.random_state)
         picture = (args.height, args.width, 3)
-        data = Labelled(run.folder / "labelled", places, picture, rounds=run.start_step)
+        data = Labelled(run.folder / "labelled", room, picture, rounds=run.start_step)
         envs = EmeraldVectorEnv(
             args.num_envs,
             rom_path=rom_path,
@@ -329,37 +365,61 @@ def main(args: Args) -> None:
         )
         player = Player(judged, args)
         iteration, total_updates = run.start_step, args.iterations * args.updates_per_iteration
-        games = roll_out(envs, expert, player, args, seed=1000 * args.seed + iteration)
-        labelled = next(games)
+        games, labelled = roll_out(envs, experts, player, args, seed=1000 * args.seed + iteration), None
 
         def save() -> None:
             state = {"network": judged.state_dict(), "trained": network.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "seconds": seconds}
             run.save(iteration, state | {"on_the_way": on_the_way})
 
+        def seconds_left() -> float:
+            return 60 * args.max_minutes - seconds - (time.monotonic() - began)
+
+        if iteration == 0:
+            save()  # a first round that is interrupted goes on from here
         is_over = iteration >= args.iterations or seconds >= 60 * args.max_minutes
         while not is_over:
+            # Judge; what Ctrl-C has cut short is made up for when the run goes on
+            is_judged = any(row["step"] == iteration for row in on_the_way)
+            if args.eval_episodes and iteration and iteration % args.eval_every == 0 and not is_judged:
+                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
+                if stop:
+                    break
+                report(run, iteration, result, f"round {iteration}, {data.first:,} labels")
+                row = {"step": iteration, "labels": data.first}
+                row |= {name: result[name] for name in COMPARED}
+                if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
+                    run.save_best(iteration, {"network": judged.state_dict(), "result": result})
+                on_the_way.append(row)
+                save()
+
             began = time.monotonic()
             beta = args.beta**iteration
             rng = np.random.default_rng((args.seed, iteration))
 
             # Play, and let the expert label what is met
-            first, agreements = data.count, []
+            agreements, goal = [], data.first + args.steps_per_iteration
             if iteration == 0 and episodes:
-                for episode in episodes:
+                for episode in episodes if not data.count else ():  # an interrupted round has them
                     data.add(small_pictures(episode.observations, args.height, args.width), episode.labels)
-            else:
-                goal = data.count + args.steps_per_iteration
-                while data.count < goal and not stop:
-                    pictures, labels, agreement = labelled
+                goal = data.count
+            try:
+                while data.count < goal and not stop and seconds_left() > 0:
+                    pictures, labels, agreement = labelled or next(games)
                     data.add(pictures, labels)
                     agreements.append(agreement)
+                    done = iteration * args.updates_per_iteration
+                    shown = {"round": iteration + 1, "labels": data.count}
+                    run.progress.update(done, total_updates, shown, seconds_left=seconds_left())
                     labelled = games.send(beta)
+            except Exception:  # the expert's: what it has said so far is kept
+                data.save_round(iteration)
+                raise
 
             # Learn from all labels so far
             losses, hits = [], []
             for _ in range(args.updates_per_iteration):
-                if stop:
+                if stop or seconds_left() <= 0:
                     break
                 pictures, labels = data.rows(rng.integers(data.count, size=args.batch_size))
                 pictures, labels = pictures.to(device), labels.to(device)
@@ -376,38 +436,25 @@ def main(args: Args) -> None:
                         average.lerp_(weight, rate)
                 losses.append(loss.item())
                 hits.append((logits.argmax(1) == labels).float().mean().item())
-                elapsed = time.monotonic() - began
                 shown = {"round": iteration + 1, "labels": data.count, "loss": losses[-1]}
-                left = 60 * args.max_minutes - seconds - elapsed
-                run.progress.update(done + 1, total_updates, shown, seconds_left=left)
-            if stop:  # the round is played again when the run goes on
+                run.progress.update(done + 1, total_updates, shown, seconds_left=seconds_left())
+            data.save_round(iteration)
+            if stop:  # the rest of the round is played, and all of it learned, when the run goes on
                 break
-            data.save_round(iteration, first)
+            data.first = data.count
             iteration += 1
             seconds += time.monotonic() - began
             is_over = iteration >= args.iterations or seconds >= 60 * args.max_minutes
 
             # What people see of it
-            metrics = {
-                "losses/imitation": float(np.mean(losses)),
-                "charts/accuracy": float(np.mean(hits)),
-                "charts/beta": beta,
-                "data/labels": data.count,
-                "charts/SPS": len(losses) * args.batch_size / (time.monotonic() - began),
-            }
+            speed = len(losses) * args.batch_size / (time.monotonic() - began)
+            metrics = {"charts/beta": beta, "data/labels": data.count, "charts/SPS": speed}
+            if losses:  # otherwise the time was over before any
+                metrics["losses/imitation"] = float(np.mean(losses))
+                metrics["charts/accuracy"] = float(np.mean(hits))
             if agreements:
                 metrics["charts/agreement"] = float(np.mean(agreements))
             run.log(iteration - 1, metrics)
-            if args.eval_episodes and not is_over and iteration % args.eval_every == 0:
-                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
-                if not stop:
-                    report(run, iteration, result, f"round {iteration}, {data.count:,} labels")
-                    row = {"step": iteration, "labels": data.count}
-                    row |= {name: result[name] for name in COMPARED}
-                    if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
-                        run.save_best(iteration, {"network": judged.state_dict(), "result": result})
-                    on_the_way.append(row)
-                is_over = bool(stop)
             save()
         envs.close()
 

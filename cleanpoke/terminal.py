@@ -64,7 +64,7 @@ class Progress:
             return
         seconds, done = now - history[0][0], step - history[0][1]
         speed = done / seconds if seconds > 0 else 0.0
-        remaining = min((total - step) / speed if speed else math.inf, seconds_left)
+        remaining = min((total - step) / speed if speed else math.inf, max(seconds_left, 0.0))
         parts = [f"{self.unit} {step:,}/{total:,} ({100 * step / max(total, 1):.0f}%)"]
         if speed:
             parts.append(f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.2f}/s")
