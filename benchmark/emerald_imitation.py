@@ -66,8 +66,13 @@ SCRIPTS = {
 EXPERT, RANDOM = "expert", "random buttons"
 DQN_BC, DQN, DAGGER = f"DQN + BC, {FEW} demonstrations", "DQN, no demonstrations", "DAgger"
 Rows = dict[str, dict[str, Any]]
-"""Of each player: mean, low, high (of its milestones, over games and seeds), success, and `runs`: what the
-evaluation of each seed says."""
+"""Of each player: mean, low, high (of its milestones, over games and seeds), success, success_low,
+success_high (of the share of its games to the end), and `runs`: what the evaluation of each seed says."""
+PANELS = (
+    (f"milestones of {len(NAMES)}", len(NAMES), ("mean", "low", "high")),
+    ("share of games to the end", 1, ("success", "success_low", "success_high")),
+)
+"""Of the picture: label, highest value, and what is drawn of each player."""
 
 
 def bc_name(count: int) -> str:
@@ -338,6 +343,12 @@ def interval(samples: list[list[float]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def to_the_end(run: dict[str, Any]) -> list[float]:
+    """1 for each game that one evaluation has played to the end, 0 for the others."""
+    won = round(run["success"] * run["episodes"])
+    return [1.0] * won + [0.0] * (run["episodes"] - won)
+
+
 def rows_of(results: dict[str, list[dict[str, Any]]]) -> Rows:
     """results: name of a player to the evaluations of its seeds."""
     rows = {}
@@ -345,8 +356,10 @@ def rows_of(results: dict[str, list[dict[str, Any]]]) -> Rows:
         samples = [run["milestones_of_each"] for run in runs]
         low, high = interval(samples)
         mean = float(np.mean(np.concatenate(samples)))
-        success = float(np.mean([run["success"] for run in runs]))
-        rows[name] = {"mean": mean, "low": low, "high": high, "success": success, "runs": runs}
+        row = {"mean": mean, "low": low, "high": high, "runs": runs}
+        row["success"] = float(np.mean([run["success"] for run in runs]))
+        row["success_low"], row["success_high"] = interval([to_the_end(run) for run in runs])
+        rows[name] = row
     return rows
 
 
@@ -473,28 +486,27 @@ def bars_of(rows: Rows, counted: list[LabelCount]) -> dict[str, bool | None]:
 
 
 def draw(rows: Rows, counts: Sequence[int], path: Path) -> None:
-    """Milestones against the number of demonstrations, with the other players across."""
+    """Milestones and success against the number of demonstrations, with the other players across."""
     sizes = [count for count in sorted(counts) if bc_name(count) in rows]
-    if not sizes or not (axes := new_picture(path)):
+    if not sizes or not (whole := new_picture(path)):
         return
-    cloning = [rows[bc_name(count)] for count in sizes]
-    means = np.array([row["mean"] for row in cloning])
-    lows, highs = (np.array([row[end] for row in cloning]) for end in ("low", "high"))
-    errors = np.clip([means - lows, highs - means], 0, None)
-    axes.errorbar(sizes, means, errors, color="C0", marker="o", capsize=4, label="BC")
-    for index, name in enumerate((EXPERT, DQN_BC, DQN, RANDOM), start=1):
-        if name in rows:
-            row = rows[name]
-            axes.axhline(row["mean"], color=f"C{index}", linestyle="--", label=name)
-            axes.axhspan(row["low"], row["high"], color=f"C{index}", alpha=0.15, linewidth=0)
-    axes.set(
-        title="Tiny Town: milestones of unseen games, 95% intervals",
-        xlabel="demonstrations",
-        ylabel=f"milestones of {len(NAMES)}",
-        xticks=sizes,
-        ylim=(0, len(NAMES) + 0.5),
-    )
-    save_picture(axes, path, "milestones by the number of demonstrations")
+    figure = whole.figure
+    whole.remove()
+    figure.set_size_inches(11, 4.2)
+    panels = zip(figure.subplots(1, 2), PANELS, strict=True)
+    for axes, (label, highest, names) in panels:
+        values = {name: np.array([row[one] for one in names]) for name, row in rows.items()}
+        means, lows, highs = np.array([values[bc_name(count)] for count in sizes]).T
+        errors = np.clip([means - lows, highs - means], 0, None)
+        axes.errorbar(sizes, means, errors, color="C0", marker="o", capsize=4, label="BC")
+        for index, name in enumerate((EXPERT, DQN_BC, DQN, RANDOM), start=1):
+            if name in rows:
+                mean, low, high = values[name]
+                axes.axhline(mean, color=f"C{index}", linestyle="--", label=name)
+                axes.axhspan(low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+        axes.set(xlabel="demonstrations", ylabel=label, xticks=sizes, ylim=(0, 1.03 * highest))
+    figure.suptitle("Tiny Town: unseen games, 95% intervals")
+    save_picture(axes, path, "milestones and success by the number of demonstrations")
 
 
 def main(args: Args) -> None:

@@ -130,6 +130,12 @@ def test_overlapping_intervals_miss_the_bar():
     assert list(bars_of(rows, label_counts(rows, ALL, 20)).values()) == [True, False, True, True]
 
 
+def test_success_has_an_interval_over_games_and_seeds():
+    row = all_rows()[bc_name(50)]
+    assert benchmark.to_the_end(row["runs"][0]) == [1.0] * 19 + [0.0]
+    assert 0.8 < row["success_low"] < row["success"] == 0.95 < row["success_high"] <= 1.0
+
+
 def test_the_picture_is_drawn_for_what_is_there(tmp_path):
     pytest.importorskip("matplotlib")
     for number, found in enumerate((results(), results(players=False, bc=(5,), dqn=False, dqn_bc=False))):
