@@ -89,6 +89,9 @@ def test_eta_never_exceeds_the_time_limit(monkeypatch):
     progress.update(15, 1000, seconds_left=61)
     assert "ETA --:--" in stream.getvalue().splitlines()[0]
     assert "ETA 1:01" in stream.getvalue().splitlines()[1]
+    clock[0] += terminal.PLAIN_LINE_SECONDS
+    progress.update(30, 1000, seconds_left=-21)
+    assert "ETA 0:00" in stream.getvalue().splitlines()[2]
 
 
 def test_live_line_is_redrawn_and_messages_do_not_tear_it():
