@@ -65,7 +65,7 @@ class Args:
     """Updates."""
     max_minutes: float = 20.0
     """Training ends after this time (without evaluations) if not before."""
-    save_every: int = 2_000
+    save_every: int = 10_000
     """Updates between checkpoints."""
     log_every: int = 20
     """Updates between points in TensorBoard."""
@@ -130,8 +130,14 @@ def check(args: Args) -> None:
     for name in (*names, "height", "width", "collect_episodes"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.seed < 0:
-        raise CleanPokeError("--seed must not be negative")
+    for name in ("seed", "num_episodes", "eval_episodes", "weight_decay", "balance"):
+        if getattr(args, name) < 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    for name in ("learning_rate", "max_minutes"):
+        if not getattr(args, name) > 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
+    if not 0 <= args.label_smoothing <= 1:
+        raise CleanPokeError("--label-smoothing must be between 0 and 1")
     for name in ("held_out", "average"):
         if not 0 <= getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 0 and below 1")
@@ -279,6 +285,10 @@ class Player:
         self.previous = int(self.logits(observation).argmax())
         return self.previous
 
+    def remember(self, action: int) -> None:
+        """What was pressed, where that may be another button than it chose."""
+        self.previous = action
+
 
 def open_player(path: Path) -> Player:
     """Who plays, on the CPU, as the evaluations of a checkpoint or run folder do.
@@ -352,12 +362,14 @@ def main(args: Args) -> None:
                     f"{run.checkpoint.path} was trained on {state['data'][1]:,} steps, {args.data} has "
                     f"{size[1]:,}: give the same --data, or start a new run"
                 )
-            network.load_state_dict(state["trained"])
-            judged.load_state_dict(state["network"])
+            load_weights(network, run.checkpoint, "trained")
+            load_weights(judged, run.checkpoint)
             optimizer.load_state_dict(state["optimizer"])
             seconds, on_the_way = state["seconds"], state["on_the_way"]
             restore_random_state(run.checkpoint.random_state)
         run.progress.print(f"{size[0]} demonstrations, {size[1]:,} steps, held out {len(held_out_paths)}")
+        if held_out_paths == train_paths:
+            run.progress.print("there is but one: what is measured on it, held out, is what was learned")
 
         def save() -> None:
             state = {"network": judged.state_dict(), "trained": network.state_dict()}
@@ -368,6 +380,19 @@ def main(args: Args) -> None:
         deal, player = batches(size[1], args.batch_size, args.seed, step), Player(judged, args)
         is_over = step >= args.total_steps or seconds >= 60 * args.max_minutes
         while not is_over:
+            # Judge; what Ctrl-C has cut short is made up for when the run goes on
+            is_judged = any(row["step"] == step for row in on_the_way)
+            if args.eval_episodes and step and step % args.eval_every == 0 and not is_judged:
+                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
+                if stop:
+                    save()
+                    break
+                report(run, step, result, f"update {step:,}")
+                row = {"step": step, "labels": size[1], **{name: result[name] for name in COMPARED}}
+                if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
+                    run.save_best(step, {"network": judged.state_dict(), "result": result})
+                on_the_way.append(row)
+
             # One update
             began = time.monotonic()
             pictures, previous, labels = (part.to(device) for part in data.rows(next(deal), args.frame_stack))
@@ -395,15 +420,6 @@ def main(args: Args) -> None:
             run.progress.update(step, args.total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
             if held_out and (is_over or step % args.eval_every == 0):
                 run.log(step - 1, measure(judged, held_out, args, device))
-            if args.eval_episodes and not is_over and step % args.eval_every == 0:
-                result = evaluate(player, env, args.eval_episodes, lambda: bool(stop))
-                if not stop:
-                    report(run, step, result, f"update {step:,}")
-                    row = {"step": step, "labels": size[1], **{name: result[name] for name in COMPARED}}
-                    if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
-                        run.save_best(step, {"network": judged.state_dict(), "result": result})
-                    on_the_way.append(row)
-                is_over = bool(stop)
             if is_over or step % args.save_every == 0:
                 save()
 

@@ -172,11 +172,12 @@ def check(args: Args) -> None:
     for name in names:
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("seed", "offline_steps", "online_steps", "num_episodes", "eval_episodes"):
+    names = ("seed", "offline_steps", "online_steps", "num_episodes", "eval_episodes", "priority", "margin")
+    for name in (*names, "imitation_coef", "imitation_coef_end"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
-    for name in ("learning_rate", "max_gradient_norm", "huber_delta"):
-        if getattr(args, name) <= 0:
+    for name in ("learning_rate", "max_gradient_norm", "huber_delta", "max_minutes"):
+        if not getattr(args, name) > 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
     for name in ("demo_share", "epsilon", "epsilon_end", "gamma", "importance", "target_rate"):
         if not 0 <= getattr(args, name) <= 1:
@@ -294,7 +295,7 @@ class Memory:
     def __init__(self, folder: Path, demonstrations: int, num_envs: int, size: int, picture: tuple[int, ...]):
         """demonstrations: places for them; size: places of all rings together. Opens what `folder` holds.
 
-        Raises CleanPokeError if that has another size.
+        Raises CleanPokeError if that has another size, or is damaged.
         """
         self.demonstrations, self.num_envs = demonstrations, num_envs
         self.ring = size // num_envs
@@ -310,7 +311,12 @@ class Memory:
                 if fill:
                     values[:] = fill
                 return values
-            values = np.lib.format.open_memmap(path, "r+")
+            try:
+                values = np.lib.format.open_memmap(path, "r+")
+            except (OSError, ValueError) as error:
+                raise CleanPokeError(
+                    f"{path} is missing or damaged: delete {folder}, and the run gathers experience anew"
+                ) from error
             if values.shape != shape:
                 raise CleanPokeError(
                     f"{path} is of another size: resume with the --memory-size, --num-envs, --height and "
@@ -613,8 +619,8 @@ def main(args: Args) -> None:
                     f"{run.checkpoint.path} was trained on other demonstrations than the {len(episodes)} of "
                     f"{args.data}: give the same --data and --num-episodes, or start a new run"
                 )
-            network.load_state_dict(state["trained"])
-            target.load_state_dict(state["network"])
+            load_weights(network, run.checkpoint, "trained")
+            load_weights(target, run.checkpoint)
             optimizer.load_state_dict(state["optimizer"])
             seconds, on_the_way, env_steps = state["seconds"], state["on_the_way"], state["env_steps"]
             restore_random_state(run.checkpoint.random_state)
@@ -635,6 +641,19 @@ def main(args: Args) -> None:
         judge = Player(target, args)
         is_over = step >= total_steps or seconds >= 60 * args.max_minutes
         while not is_over:
+            # Judge; what Ctrl-C has cut short is made up for when the run goes on
+            is_judged = any(row["step"] == step for row in on_the_way)
+            if args.eval_episodes and step and step % args.eval_every == 0 and not is_judged:
+                result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop))
+                if stop:
+                    save()
+                    break
+                report(run, step, result, f"update {step:,}, {env_steps:,} own steps")
+                row = {"step": step, "labels": labels, **{name: result[name] for name in COMPARED}}
+                if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
+                    run.save_best(step, {"network": target.state_dict(), "result": result})
+                on_the_way.append(row)
+
             began = time.monotonic()
             rng = np.random.default_rng((args.seed, step))
 
@@ -715,15 +734,6 @@ def main(args: Args) -> None:
                 "updates/s": updates_per_second,
             }
             run.progress.update(step, total_steps, shown, seconds_left=60 * args.max_minutes - seconds)
-            if args.eval_episodes and not is_over and step % args.eval_every == 0:
-                result = evaluate(judge, env, args.eval_episodes, lambda: bool(stop))
-                if not stop:
-                    report(run, step, result, f"update {step:,}, {env_steps:,} own steps")
-                    row = {"step": step, "labels": labels, **{name: result[name] for name in COMPARED}}
-                    if row["return"] >= max((before["return"] for before in on_the_way), default=-math.inf):
-                        run.save_best(step, {"network": target.state_dict(), "result": result})
-                    on_the_way.append(row)
-                is_over = bool(stop)
             if is_over or step % args.save_every == 0:
                 save()
         if games is not None:

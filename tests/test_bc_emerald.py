@@ -1,5 +1,6 @@
 """Behavioural cloning: playing computes what training computes, and it learns to play."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ if MISSING_LIBRARY:
 
 from cleanpoke import bc_emerald
 from cleanpoke.bc_emerald import NUM_ACTIONS, Args, Data, Network, Player
-from cleanpoke.envs.emerald import demos
+from cleanpoke.envs.emerald import demos, playing
 from cleanpoke.envs.emerald.env import TINY_TOWN, EmeraldEnv
 from cleanpoke.envs.emerald.playing import record_demonstrations, shrink
 from cleanpoke.run import load_checkpoint
@@ -55,7 +56,9 @@ def test_stacks_begin_anew_with_each_episode():
     assert seen == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4], [3, 4, 5], [4, 5, 6]]
 
 
-@pytest.mark.parametrize("changes", [{}, {"frame_stack": 3, "previous_action": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"frame_stack": 3, "previous_action": True}, {"height": 80, "width": 120}]
+)
 def test_playing_computes_what_training_computes(folder, tmp_path, changes):
     args = small(folder, tmp_path, **changes)
     torch.manual_seed(0)
@@ -67,7 +70,47 @@ def test_playing_computes_what_training_computes(folder, tmp_path, changes):
     player = Player(network, args)
     for step in range(20):
         assert torch.allclose(player.logits(episode.observations[step]), trained[step], atol=1e-4)
-        player.previous = int(episode.actions[step])
+        player.remember(int(episode.actions[step]))
+
+
+def test_the_button_before_is_the_one_that_was_pressed(folder, tmp_path, monkeypatch):
+    """Evaluations press random buttons, too; here they are half of all."""
+    monkeypatch.setattr(playing, "NOISE", 0.5)
+    network = Network(small(folder, tmp_path, previous_action=True)).eval()
+    seen, pressed = [], [NUM_ACTIONS]
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(int(inputs[1][0])))
+    with contextlib.closing(EmeraldEnv(max_steps=20)) as env:
+        step = env.step
+        env.step = lambda action: pressed.append(action) or step(action)
+        for _ in playing.play_episode(env, Player(network, small(folder, tmp_path)), 0):
+            pass
+    assert seen == pressed[:-1] and len(seen) == 20
+
+
+@pytest.mark.parametrize("changes", [{"label_smoothing": 0.3}, {"label_smoothing": 0.1, "balance": 0.5}])
+def test_the_loss_is_that_of_smoothed_and_weighted_labels(folder, tmp_path, monkeypatch, changes):
+    logged = {}
+    monkeypatch.setattr(bc_emerald.Run, "log", lambda run, step, scalars: logged.update(scalars))
+    args = small(folder, tmp_path, total_steps=1, log_every=1, held_out=0.0, **changes)
+    bc_emerald.main(args)
+    data = bc_emerald.load_data(episode_files.episodes_in(folder), args, SETTINGS)
+    torch.manual_seed(args.seed)
+    dealt = next(bc_emerald.batches(len(data.labels), args.batch_size, args.seed, 0))
+    pictures, previous, labels = data.rows(dealt, 1)
+    nll = -torch.log_softmax(Network(args)(pictures, previous), 1).detach().numpy()  # (B, A)
+    weights = np.maximum(np.bincount(data.labels, minlength=NUM_ACTIONS), 1) ** -args.balance  # (A,)
+    spread = args.label_smoothing
+    of_labels = (weights * nll)[np.arange(len(labels)), labels.numpy()]
+    losses = (1 - spread) * of_labels + spread * (weights * nll).mean(1)
+    assert logged["losses/bc"] == pytest.approx(losses.sum() / weights[labels.numpy()].sum(), rel=1e-4)
+
+
+def test_a_single_demonstration_is_said_to_be_held_out_and_learned(folder, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    path = episode_files.episodes_in(folder)[0]
+    (tmp_path / "one" / path.name).write_bytes(path.read_bytes())
+    bc_emerald.main(small(tmp_path / "one", tmp_path / "runs", total_steps=1))
+    assert "there is but one" in capsys.readouterr().out
 
 
 def test_the_expert_is_imitated_not_the_noise(folder, tmp_path):
@@ -133,6 +176,13 @@ def test_one_batch_is_overfitted(folder, tmp_path):
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"held_out": 1.0}, "--held-out"),
         ({"seed": -1}, "--seed must not be negative"),
+        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"weight_decay": -1.0}, "--weight-decay must not be negative"),
+        ({"label_smoothing": 2.0}, "--label-smoothing must be between 0 and 1"),
+        ({"threads": -1}, "--threads must not be negative"),
+        ({"num_episodes": -1}, "--num-episodes must not be negative"),
+        ({"eval_episodes": -1}, "--eval-episodes must not be negative"),
+        ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(folder, tmp_path, changes, message):

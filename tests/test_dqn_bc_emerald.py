@@ -310,6 +310,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path):
     assert one.step == other.step == 6
     for name, weights in one.state["network"].items():
         assert torch.equal(weights, other.state["network"][name]), name
+    (parts / "memory" / "labels.npy").unlink()
+    with pytest.raises(CleanPokeError, match=r"labels\.npy is missing or damaged: delete .*memory"):
+        dqn_bc_emerald.main(small(folder, tmp_path / "parts", resume=parts, **constant))
 
 
 def test_experience_outlives_an_interruption(folder, tmp_path):
@@ -356,6 +359,10 @@ def test_it_learns_without_demonstrations_too(tmp_path):
         ({"demo_share": 0.0}, "give --offline-steps 0"),
         ({"epsilon": 1.5}, "--epsilon must be between 0 and 1"),
         ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"priority": -1.0}, "--priority must not be negative"),
+        ({"margin": -1.0}, "--margin must not be negative"),
+        ({"imitation_coef_end": -1.0}, "--imitation-coef-end must not be negative"),
+        ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
         ({"huber_delta": 0.0}, "--huber-delta must be above 0"),
         ({"steps_per_update": 3}, "--steps-per-update must be a multiple"),
         ({"memory_size": 3}, "--memory-size must be at least"),

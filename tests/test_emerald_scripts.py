@@ -2,10 +2,15 @@
 
 import fcntl
 import importlib.util
+import json
+import math
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +20,11 @@ from cleanpoke.errors import CleanPokeError
 if MISSING_LIBRARY:
     pytest.skip(MISSING_LIBRARY, allow_module_level=True)
 
-from cleanpoke.envs.emerald import demos
+from cleanpoke import bc_emerald, dagger_emerald, dqn_bc_emerald
+from cleanpoke.envs.emerald import demos, playing
 from cleanpoke.envs.emerald.env import TINY_TOWN
 from cleanpoke.envs.emerald.playing import ensure_demonstrations, record_demonstrations
+from cleanpoke.run import Run, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,6 +95,64 @@ def test_only_tiny_town_records_its_own_demonstrations(tmp_path):
     (tmp_path / "other.gba").write_bytes(content)
     with pytest.raises(CleanPokeError, match=r"no demonstrations of other\.gba.*collect_human_demos\.py"):
         ensure_demonstrations(tmp_path / "none", tmp_path / "other.gba", None, 1, seed=1, resume=None)
+
+
+# --- Ctrl-C and resuming ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demonstrations")
+    record_demonstrations(folder, None, 2, seed=1, max_steps=20)
+    return folder
+
+
+def then_interrupted(function: Callable) -> Callable:
+    """The same, and Ctrl-C when it is called for the first time."""
+    signals = [signal.SIGINT]
+
+    def interrupted(*arguments: Any) -> Any:
+        while signals:
+            os.kill(os.getpid(), signals.pop())
+        return function(*arguments)
+
+    return interrupted
+
+
+FIVE_STEPS = {
+    bc_emerald: {"num_episodes": 2, "log_every": 1, "total_steps": 5},
+    dqn_bc_emerald: {"num_episodes": 2, "log_every": 1, "offline_steps": 5, "online_steps": 0},
+    dagger_emerald: {"num_envs": 1, "steps_per_iteration": 4, "updates_per_iteration": 2, "iterations": 5},
+}
+
+
+@pytest.mark.parametrize("script", FIVE_STEPS, ids=lambda script: script.__name__)
+def test_ctrl_c_saves_and_what_it_cut_short_is_made_up_for(folder, tmp_path, monkeypatch, script):
+    options = {"runs": tmp_path, "batch_size": 4, "hidden": 8, "height": 24, "width": 24, "threads": 1}
+    options |= {"bf16": "off", "max_minutes": math.inf, "data": folder, **FIVE_STEPS[script]}
+    options |= {"eval_every": 4, "eval_episodes": 1, "eval_max_steps": 5}
+
+    def go_on(**changes: Any) -> Path:
+        run = next(tmp_path.glob("*"), None)
+        script.main(script.Args(**options | {"resume": run} | changes))
+        (run,) = tmp_path.glob("*")
+        return run
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "log", then_interrupted(Run.log))
+        run = go_on()
+    assert 1 <= load_checkpoint(run).step < 4
+    with monkeypatch.context() as patched:
+        patched.setattr(playing, "play_episode", then_interrupted(playing.play_episode))
+        go_on()
+    assert load_checkpoint(run).step == 4
+    assert not (run / "best.pt").exists() and not (run / "evaluation.json").exists()
+    go_on()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert (run / "best.pt").exists() and [row["step"] for row in evaluation["on_the_way"]] == [4]
+    assert load_checkpoint(run).step == 5
+    with pytest.raises(CleanPokeError, match="holds another network .* give the network's options as they"):
+        go_on(hidden=9)
 
 
 # --- One console in a process -----------------------------------------------------------------------------

@@ -43,7 +43,7 @@ COMPARED = ("return", "milestones", "success")
 
 
 class Player(Protocol):
-    """Who plays evaluations."""
+    """Who plays evaluations. If it has a method `remember(action)`, that is told what was pressed."""
 
     def begin(self) -> None:
         """A new episode begins."""
@@ -120,6 +120,8 @@ def play_episode(
         action = player.get_action(observation, info)
         if generator.random() < NOISE:
             action = int(generator.integers(len(BUTTONS)))
+        if hasattr(player, "remember"):
+            player.remember(action)
         observation, reward, terminated, truncated, info = env.step(action)
         yield observation, reward, info
         if terminated or truncated:
