@@ -195,7 +195,8 @@ class Recorder:
 
 
 class Agent(Protocol):
-    """Whoever can be recorded. If it has a method `begin()`, that is called before each episode."""
+    """Whoever can be recorded. If it has a method `begin()`, that is called before each episode, and
+    `remember(action)`, if it has that, after each choice: with what is pressed, noise or not."""
 
     def get_action(self, observation: np.ndarray, info: dict[str, Any]) -> int:
         """The number of the button to press."""
@@ -234,6 +235,8 @@ def record_episode(
             )
         is_noise = generator.random() < noise
         action = int(generator.integers(len(env.buttons))) if is_noise else wanted
+        if hasattr(agent, "remember"):
+            agent.remember(action)
         step = env.step(action)
         recorder.add(action, wanted, step)
         observation, _, terminated, truncated, info = step
