@@ -50,6 +50,8 @@ ACTION_NAMES = {
 """The keys that stand for each action; FIRE is the space bar. Taxi's picks up and, with DOWN, drops off."""
 RETURN_MOMENTS_RATE = 0.1
 """How far the running moments of the returns move towards those of each rollout."""
+UNLIMITED_EPISODE_STEPS = 1000
+"""Where episodes of an environment that knows no time limit are cut off."""
 
 
 @dataclasses.dataclass
@@ -57,6 +59,9 @@ class Args:
     # Run
     env_id: str = "CartPole-v1"
     """Any gymnasium environment with a vector or discrete observation and discrete actions."""
+    max_episode_steps: int | None = None
+    """Decisions after which an episode is cut off, in training and evaluation; default: the environment's own
+    limit, or 1000 where it has none."""
     seed: int = 1
     """Seed of initialisation, actions, minibatches and worlds."""
     resume: Path | None = None
@@ -128,6 +133,8 @@ def check(args: Args) -> None:
     for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "save_every", "keep"):
         if getattr(args, name) < 1:
             raise CleanPokeError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.max_episode_steps is not None and args.max_episode_steps < 1:
+        raise CleanPokeError("--max-episode-steps must be at least 1")
     for name in ("seed", "eval_episodes", "eval_every"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
@@ -145,8 +152,9 @@ def check(args: Args) -> None:
 # --- Worlds -----------------------------------------------------------------------------------------------
 
 
-def make_envs(env_id: str, num_envs: int, action_mask: bool, render_mode: str | None = None) -> SyncVectorEnv:
+def make_envs(args: Args, num_envs: int, render_mode: str | None = None) -> SyncVectorEnv:
     """Environments that start anew within the same step. Raises CleanPokeError for one that does not fit."""
+    env_id = args.env_id
     try:
         envs = gym.make_vec(
             env_id,
@@ -154,6 +162,9 @@ def make_envs(env_id: str, num_envs: int, action_mask: bool, render_mode: str | 
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             render_mode=render_mode,
+            max_episode_steps=(
+                args.max_episode_steps or gym.spec(env_id).max_episode_steps or UNLIMITED_EPISODE_STEPS
+            ),
         )
     except gym.error.Error as error:
         raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
@@ -165,7 +176,7 @@ def make_envs(env_id: str, num_envs: int, action_mask: bool, render_mode: str | 
         raise CleanPokeError(
             f"{env_id} takes actions {envs.single_action_space}: this script chooses one out of n"
         )
-    if action_mask and "action_mask" not in envs.reset(seed=0)[1]:
+    if args.action_mask and "action_mask" not in envs.reset(seed=0)[1]:
         raise CleanPokeError(f"{env_id} gives no action mask: leave out --action-mask")
     return envs
 
@@ -306,7 +317,7 @@ def evaluate(
 ) -> np.ndarray:
     """Returns (episodes,) of the first episode in each of `episodes` environments, made like the training
     ones, time limits included; only the first counts, so that short episodes are not preferred."""
-    envs = make_envs(args.env_id, episodes, args.action_mask)
+    envs = make_envs(args, episodes)
     seen, info = envs.reset(seed=seed)
     returns, playing = np.zeros(episodes), np.ones(episodes, bool)
     while playing.any() and not stop:
@@ -341,7 +352,7 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
 @torch.inference_mode()
 def moments(args: Args, agent: Agent | None, seed: int, greedy: bool = True) -> Moments:
     """Plays one episode after the other as an evaluation does (see watch.py); without an agent at random."""
-    envs = make_envs(args.env_id, 1, args.action_mask, render_mode="rgb_array")
+    envs = make_envs(args, 1, render_mode="rgb_array")
     seen, info = envs.reset(seed=seed)
     num_actions = int(envs.single_action_space.n)
     names = ACTION_NAMES.get(args.env_id.partition("-")[0], tuple(map(str, range(num_actions))))
@@ -390,7 +401,7 @@ def load_agent(path: Path, args: Args) -> Checkpoint:
 
 def main(args: Args) -> None:
     check(args)
-    envs = make_envs(args.env_id, args.num_envs, args.action_mask)
+    envs = make_envs(args, args.num_envs)
     if args.resume:
         load_agent(args.resume, args)  # before the run's folder is touched
     if args.stop_when_solved and math.isinf(args.solved_return):

@@ -44,7 +44,7 @@ def test_forbidden_actions_are_never_drawn_and_cost_no_entropy():
 
 
 def test_numbers_become_one_hot_and_taxi_gives_its_mask():
-    envs = ppo.make_envs("Taxi-v4", 3, action_mask=True)
+    envs = ppo.make_envs(Args(env_id="Taxi-v4", action_mask=True), 3)
     seen, info = envs.reset(seed=1)
     rows = ppo.observe(envs, seen)
     assert rows.shape == (3, 500) and (rows.argmax(1) == torch.from_numpy(seen)).all() and rows.sum() == 3
@@ -52,16 +52,18 @@ def test_numbers_become_one_hot_and_taxi_gives_its_mask():
     assert mask.dtype == torch.bool and mask.shape == (3, 6) and 0 < mask.sum() < 18
 
 
-@pytest.fixture
-def cut_off(monkeypatch):
-    """Every episode ends after 5 decisions at the latest."""
-    real = gym.make_vec
-    monkeypatch.setattr(
-        ppo.gym, "make_vec", lambda *args, **options: real(*args, max_episode_steps=5, **options)
-    )
+def test_worlds_without_a_time_limit_get_one():
+    """Where no episode has an end, an evaluation would have none, either."""
+    torch.manual_seed(0)
+    for limit, length in ((None, 1000), (20, 20)):
+        args = Args(env_id="CliffWalking-v1", max_episode_steps=limit)
+        assert gym.spec(args.env_id).max_episode_steps is None
+        agent = Agent(48, 4)
+        torch.nn.init.constant_(agent.actor[4].bias[:1], 100.0)  # always up, against the wall: -1 each
+        assert ppo.evaluate(agent, args, 2, greedy=True, seed=1).tolist() == [-length, -length]
 
 
-def test_cut_off_episodes_are_bootstrapped_and_lost_ones_are_not(tmp_path, monkeypatch, cut_off):
+def test_cut_off_episodes_are_bootstrapped_and_lost_ones_are_not(tmp_path, monkeypatch):
     """CartPole cut off after 5 decisions: a reward of 1 each, and in the last the value of what follows."""
     seen = []
 
@@ -70,7 +72,8 @@ def test_cut_off_episodes_are_bootstrapped_and_lost_ones_are_not(tmp_path, monke
         return np.zeros_like(rewards)
 
     monkeypatch.setattr(ppo, "generalized_advantages", spy)
-    small_run(tmp_path, total_timesteps=32, num_steps=16, num_envs=2, num_minibatches=4)
+    options = {"total_timesteps": 32, "num_steps": 16, "num_envs": 2, "num_minibatches": 4}
+    small_run(tmp_path, max_episode_steps=5, **options)
     rewards, dones = seen[0]
     assert (np.flatnonzero(dones[:, 0]) == [4, 9, 14]).all()
     assert (rewards[dones == 0] == 1).all() and (rewards[dones == 1] != 1).all()
@@ -103,9 +106,9 @@ def logged(folder: Path) -> dict[str, list[float]]:
     return {name: [point.value for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
-def test_rewards_are_logged_as_the_world_gave_them(tmp_path, cut_off):
+def test_rewards_are_logged_as_the_world_gave_them(tmp_path):
     """A pole that stands brings 1 for each decision, whatever the critic expects after the time limit."""
-    curves = logged(small_run(tmp_path))
+    curves = logged(small_run(tmp_path, max_episode_steps=5))
     assert set(curves["reward/mean"]) == {1.0} and set(curves["reward/std"]) == {0.0}
     assert set(curves["charts/episodic_return"]) == {5.0}
 
@@ -159,6 +162,7 @@ def test_the_command_balances_the_pole(tmp_path):
         ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
         ({"num_envs": 0}, "--num-envs must be at least 1"),
         ({"keep": 0}, "--keep must be at least 1"),
+        ({"max_episode_steps": 0}, "--max-episode-steps must be at least 1"),
         ({"total_timesteps": 10}, "at least one rollout"),
     ],
 )

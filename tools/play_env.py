@@ -108,7 +108,7 @@ def own_pace(script: ModuleType, script_args: Any) -> float:
     """Decisions per second at which a world is meant to be seen; gymnasium's say it themselves."""
     if script.SCRIPT in FRAMES_PER_SECOND:
         return FRAMES_PER_SECOND[script.SCRIPT] / script_args.frame_skip
-    envs = script.make_envs(script_args.env_id, 1, script_args.action_mask)
+    envs = script.make_envs(script_args, 1)
     envs.close()
     return float(envs.metadata.get("render_fps", LOOKS_PER_SECOND))
 
