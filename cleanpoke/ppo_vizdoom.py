@@ -496,6 +496,11 @@ def load_agent(path: Path, args: Args) -> Checkpoint:
     return checkpoint
 
 
+def is_solved(recent_returns: deque[float], args: Args) -> bool:
+    """Whether the last 100 episodes return on average what counts as solved."""
+    return len(recent_returns) == 100 and float(np.mean(recent_returns)) >= args.solved_return
+
+
 def main(args: Args) -> None:
     check(args)
     games = Games(args, args.num_envs)
@@ -533,13 +538,18 @@ def main(args: Args) -> None:
             optimizer.load_state_dict(run.checkpoint.state["optimizer"])
             recent_returns.extend(run.checkpoint.state["recent_returns"])
             restore_random_state(run.checkpoint.random_state)
-            if run.start_step // args.batch_size >= iterations:
-                run.progress.print(f"this run has ended ({run.start_step:,} steps): raise --total-timesteps")
-                if args.eval_episodes:
-                    report_evaluation(run, agent, args, run.start_step, stop)
         step = run.start_step
-        needs_reset, solved = True, False
-        for iteration in range(step // args.batch_size, iterations):
+        solved = is_solved(recent_returns, args)
+        if run.checkpoint and run.checkpoint.args["solved_at"] == args.solved_at:
+            solved |= run.checkpoint.state.get("solved", False)
+        is_done = solved and args.stop_when_solved
+        if is_done or step // args.batch_size >= iterations:
+            advice = "--no-stop-when-solved goes on" if is_done else "raise --total-timesteps"
+            run.progress.print(f"this run has ended ({step:,} steps): {advice}")
+            if args.eval_episodes:
+                report_evaluation(run, agent, args, step, stop)
+        needs_reset = True
+        for iteration in range(iterations if is_done else step // args.batch_size, iterations):
             began = time.monotonic()
             fraction = 1 - iteration / iterations if args.anneal_lr else 1.0
             optimizer.param_groups[0]["lr"] = fraction * args.learning_rate
@@ -610,7 +620,7 @@ def main(args: Args) -> None:
             # What people see of it
             spread = float(returns.var())
             mean_return = float(np.mean(recent_returns)) if recent_returns else math.nan
-            solved = len(recent_returns) == 100 and mean_return >= args.solved_return
+            solved |= is_solved(recent_returns, args)  # once solved, it stays so
             count = args.update_epochs * args.num_minibatches
             metrics = {name: total / count for name, total in sums.items()} | {
                 "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
@@ -644,7 +654,7 @@ def main(args: Args) -> None:
             needs_reset = (iteration + 1) % save_interval == 0
             if needs_reset or is_over:
                 state = {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-                run.save(step, state | {"recent_returns": list(recent_returns)})
+                run.save(step, state | {"recent_returns": list(recent_returns), "solved": solved})
             is_evaluated = bool(args.eval_every) and (
                 step // args.eval_every > (step - args.batch_size) // args.eval_every
             )

@@ -142,6 +142,30 @@ def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
     assert results.read_text() == before
 
 
+def test_a_solved_run_ends_and_stays_solved(tmp_path):
+    """Five decisions an episode: the first hundred are over with the fourth rollout, and -1 is little to ask."""
+    options = {"max_episode_steps": 5, "solved_at": -1.0, "stop_when_solved": True, "eval_episodes": 2}
+    options |= {"save_every": 10_000}
+    folder = small_run(tmp_path, **options)
+    step = load_checkpoint(folder).step
+    assert step == 512 and logged(folder)["charts/solved"] == [0, 0, 0, 1]
+    results = folder / "evaluation.json"
+    before = results.read_text()
+    results.unlink()
+    assert small_run(tmp_path, **options, resume=folder) == folder  # cut off before its evaluation
+    assert results.read_text() == before and load_checkpoint(folder).step == step
+
+    last = sorted(folder.glob("checkpoint_*.pt"))[-1]
+    contents = torch.load(last, weights_only=True)
+    contents["state"]["recent_returns"] = 100 * [-5.0]  # since then it has become worse
+    torch.save(contents, last)
+    options |= {"stop_when_solved": False, "eval_episodes": 0}
+    small_run(tmp_path, **options | {"total_timesteps": 640}, resume=folder)
+    assert logged(folder)["charts/solved"] == [0, 0, 0, 1, 1]
+    small_run(tmp_path, **options | {"solved_at": 9.0}, resume=folder)  # another bar, not reached yet
+    assert logged(folder)["charts/solved"] == [0, 0, 0, 1, 1, 0]
+
+
 def test_the_command_balances_the_pole(tmp_path):
     folder = small_run(
         tmp_path, total_timesteps=50_000, num_envs=16, num_steps=128, num_minibatches=8, eval_episodes=20

@@ -146,6 +146,31 @@ def test_a_run_ends_with_an_evaluation(tmp_path):
     assert -500 < results["greedy"]["mean"] < 110
 
 
+def test_a_solved_run_ends_and_stays_solved(tmp_path):
+    """With 310 tics to a decision each one is an episode: after two rollouts there are a hundred."""
+    options = {
+        "frame_skip": 310,
+        "num_envs": 5,
+        "num_steps": 10,
+        "num_minibatches": 2,
+        "total_timesteps": 200,
+    }
+    folder = small_run(tmp_path, **options, solved_at=-1000.0, stop_when_solved=True)
+
+    def solved() -> list[float]:
+        return [point.value for point in EventAccumulator(str(folder)).Reload().Scalars("charts/solved")]
+
+    assert load_checkpoint(folder).step == 100 and solved() == [0, 1]
+    small_run(tmp_path, **options, solved_at=-1000.0, stop_when_solved=True, resume=folder)
+    assert load_checkpoint(folder).step == 100 and solved() == [0, 1]
+    last = sorted(folder.glob("checkpoint_*.pt"))[-1]
+    contents = torch.load(last, weights_only=True)
+    contents["state"]["recent_returns"] = 100 * [-5000.0]  # since then it has become worse
+    torch.save(contents, last)
+    small_run(tmp_path, **options | {"total_timesteps": 150}, solved_at=-1000.0, resume=folder)
+    assert load_checkpoint(folder).step == 150 and solved() == [0, 1, 1]
+
+
 def test_the_command_learns_to_find_and_shoot_the_monster(tmp_path):
     """Ten tics to a decision make few of them enough; random play returns about -130 then."""
     options = {"num_envs": 8, "num_steps": 64, "frame_skip": 10, "learning_rate": 1e-3, "eval_episodes": 20}
