@@ -9,6 +9,7 @@ Axes: T steps of a rollout, N environments, O observation, A actions, B rows of 
 """
 
 import dataclasses
+import importlib
 import math
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 
@@ -86,6 +88,7 @@ class Args:
     num_envs: int = 16
     """Environments that run side by side, in this process."""
     learning_rate: float = 1e-3
+    """Adam's step size, at the start."""
     anneal_lr: bool = True
     """Lower the learning rate linearly to zero."""
     num_steps: int = 128
@@ -95,6 +98,7 @@ class Args:
     gae_lambda: float = 0.95
     """0: one-step advantages; 1: of whole returns."""
     num_minibatches: int = 8
+    """Parts into which each pass over a rollout is split, one step of Adam each."""
     update_epochs: int = 4
     """Passes over each rollout."""
     norm_adv: bool = True
@@ -124,7 +128,7 @@ class Args:
 
     @property
     def solved_return(self) -> float:
-        threshold = gym.spec(self.env_id).reward_threshold
+        threshold = spec_of(self.env_id).reward_threshold
         return self.solved_at if self.solved_at is not None else math.inf if threshold is None else threshold
 
 
@@ -138,6 +142,12 @@ def check(args: Args) -> None:
     for name in ("seed", "eval_episodes", "eval_every"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    for name in ("learning_rate", "clip_coef", "max_grad_norm"):
+        if not getattr(args, name) > 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
+    for name in ("gamma", "gae_lambda"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must lie between 0 and 1")
     if args.batch_size % args.num_minibatches:
         raise CleanPokeError(
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
@@ -152,9 +162,20 @@ def check(args: Args) -> None:
 # --- Worlds -----------------------------------------------------------------------------------------------
 
 
+def spec_of(env_id: str) -> EnvSpec:
+    """What gymnasium knows of an environment; one of another package's may be called "package:name"."""
+    package, _, name = env_id.rpartition(":")
+    if package:
+        importlib.import_module(package)  # which registers it
+    return gym.spec(name)
+
+
 def make_envs(args: Args, num_envs: int, render_mode: str | None = None) -> SyncVectorEnv:
     """Environments that start anew within the same step. Raises CleanPokeError for one that does not fit."""
     env_id = args.env_id
+    for world, script in (("ALE/", "ppo_atari"), ("Vizdoom", "ppo_vizdoom")):
+        if env_id.startswith(world):
+            raise CleanPokeError(f"{env_id} is no world of this script: {script}.py learns it")
     try:
         envs = gym.make_vec(
             env_id,
@@ -163,10 +184,10 @@ def make_envs(args: Args, num_envs: int, render_mode: str | None = None) -> Sync
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             render_mode=render_mode,
             max_episode_steps=(
-                args.max_episode_steps or gym.spec(env_id).max_episode_steps or UNLIMITED_EPISODE_STEPS
+                args.max_episode_steps or spec_of(env_id).max_episode_steps or UNLIMITED_EPISODE_STEPS
             ),
         )
-    except gym.error.Error as error:
+    except (gym.error.Error, ModuleNotFoundError) as error:
         raise CleanPokeError(f"cannot make {env_id!r}: {' '.join(str(error).split())}") from error
     space = envs.single_observation_space
     is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1

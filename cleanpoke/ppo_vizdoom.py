@@ -97,6 +97,7 @@ class Args:
 
     # Algorithm
     learning_rate: float = 5e-4
+    """Adam's step size, at the start."""
     anneal_lr: bool = True
     """Lower the learning rate linearly to zero."""
     num_steps: int = 128
@@ -106,6 +107,7 @@ class Args:
     gae_lambda: float = 0.95
     """0: one-step advantages; 1: of whole returns."""
     num_minibatches: int = 4
+    """Parts into which each pass over a rollout is split, one step of Adam each."""
     update_epochs: int = 4
     """Passes over each rollout."""
     norm_adv: bool = True
@@ -157,6 +159,12 @@ def check(args: Args) -> None:
         raise CleanPokeError(f"--difficulty {args.difficulty}: choose 1 (easy) to 5 (nightmare)")
     if args.stop_when_solved and math.isinf(args.solved_return):
         raise CleanPokeError(f"--stop-when-solved: say with --solved-at what solves {args.env_id}")
+    for name in ("learning_rate", "clip_coef", "max_grad_norm"):
+        if not getattr(args, name) > 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
+    for name in ("gamma", "gae_lambda"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must lie between 0 and 1")
     if args.batch_size % args.num_minibatches:
         raise CleanPokeError(
             f"{args.batch_size} rows of a rollout (num_envs x num_steps) cannot be split into "
@@ -182,7 +190,8 @@ class Games:
             name for name in gym.registry if name.startswith("Vizdoom") and "MultiBinary" not in name
         ]
         if args.env_id not in scenarios:
-            near = difflib.get_close_matches(args.env_id, scenarios, n=3, cutoff=0.3)
+            shipped = [name for name in scenarios if not name.startswith("VizdoomDoom")]
+            near = difflib.get_close_matches(args.env_id, shipped, n=3, cutoff=0.3)
             raise CleanPokeError(
                 f"unknown scenario {args.env_id!r}: did you mean {' or '.join(near or ['VizdoomBasic-v1'])}?"
             )
@@ -198,6 +207,12 @@ class Games:
         for number, env in enumerate(self.envs):
             env.game.set_doom_config_path(f"{self.settings.name}/{number}.ini")
         game = self.envs[0].game
+        levels = game.get_doom_game_path()
+        if levels and not Path(levels).exists():
+            raise CleanPokeError(
+                f"{args.env_id} needs {levels}, the file of a game that is sold: put yours there, or "
+                "choose a free one, such as VizdoomFreedoom1E1M1-S1-v0"
+            )
         if any(button.name.endswith("_DELTA") for button in game.get_available_buttons()):
             raise CleanPokeError(
                 f"{args.env_id} has axes beside its buttons: this script presses buttons only"
@@ -443,7 +458,7 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
     run.save_json("evaluation.json", {"step": step, **results})
     if args.eval_video:
         film, title = run.folder / f"evaluation_{step:09}.mp4", f"{args.env_id}, {step:,} steps"
-        record(moments(args, agent, seed), film, 1, title, MAX_VIDEO_STEPS)
+        record(moments(args, agent, seed), film, 1, title, MAX_VIDEO_STEPS, stop)
 
 
 @torch.inference_mode()

@@ -139,8 +139,11 @@ class Video:
         self.path, self.temporary = path, path.with_name(f".{path.stem}.tmp{path.suffix}")
         if path.suffix != ".mp4":
             raise CleanPokeError(f"{path}: videos are MP4 files, choose a name that ends in .mp4")
+        if path.is_dir():
+            raise CleanPokeError(f"{path} is a folder: choose another name")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary.touch()  # the encoder, which opens it later, says less about what is wrong
             self.writer = imageio.get_writer(
                 self.temporary, fps=frames_per_second, codec="libx264", macro_block_size=2
             )
@@ -162,8 +165,13 @@ class Video:
             self.temporary.unlink(missing_ok=True)
 
 
-def record(moments: Moments, path: Path, episodes: int, title: str, max_steps: int) -> list[float]:
-    """Films whole episodes, each for at most `max_steps` decisions; the returns of those that ended."""
+def record(
+    moments: Moments, path: Path, episodes: int, title: str, max_steps: int, stop: Any = False
+) -> list[float]:
+    """Films whole episodes, each for at most `max_steps` decisions; the returns of those that ended.
+
+    stop: becomes truthy when the film shall end where it is.
+    """
     returns: list[float] = []
     with Video(path) as video:
         for moment in moments:
@@ -176,5 +184,7 @@ def record(moments: Moments, path: Path, episodes: int, title: str, max_steps: i
             lines = [title, f"return {score.episode_return:g}   value {moment.value:.2f}"]
             lines += [f"{moment.action_names[moment.action]} ({share:.0%})"]
             video.add(labelled(moment.picture, lines))
+            if stop:
+                break
     moments.close()
     return returns

@@ -143,7 +143,7 @@ def test_a_run_that_was_cut_off_before_its_evaluation_makes_up_for_it(tmp_path):
 
 
 def test_a_solved_run_ends_and_stays_solved(tmp_path):
-    """Five decisions an episode: the first hundred are over with the fourth rollout, and -1 is little to ask."""
+    """Five decisions an episode: the first hundred are over with the fourth rollout."""
     options = {"max_episode_steps": 5, "solved_at": -1.0, "stop_when_solved": True, "eval_episodes": 2}
     options |= {"save_every": 10_000}
     folder = small_run(tmp_path, **options)
@@ -188,6 +188,14 @@ def test_the_command_balances_the_pole(tmp_path):
         ({"keep": 0}, "--keep must be at least 1"),
         ({"max_episode_steps": 0}, "--max-episode-steps must be at least 1"),
         ({"total_timesteps": 10}, "at least one rollout"),
+        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"clip_coef": -1.0}, "--clip-coef must be above 0"),
+        ({"max_grad_norm": 0.0}, "--max-grad-norm must be above 0"),
+        ({"gamma": 2.0}, "--gamma must lie between 0 and 1"),
+        ({"gae_lambda": -0.1}, "--gae-lambda must lie between 0 and 1"),
+        ({"env_id": "nomodule:Foo-v1"}, "No module named 'nomodule'"),
+        ({"env_id": "ALE/Pong-v5"}, "ppo_atari.py learns it"),
+        ({"env_id": "VizdoomBasic-v1"}, "ppo_vizdoom.py learns it"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(changes, message, tmp_path):

@@ -1,5 +1,6 @@
 """PPO in ViZDoom: buttons that go together, games that are what their seeds say, ends that are ends."""
 
+import ast
 import dataclasses
 import json
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from cleanpoke import ppo, ppo_atari, ppo_vizdoom
 from cleanpoke.errors import CleanPokeError
 from cleanpoke.ppo_vizdoom import Agent, Args, Games, button_combinations
 from cleanpoke.run import load_checkpoint
+from cleanpoke.terminal import StopSignal
 
 
 def test_buttons_go_together_unless_they_cancel_each_other():
@@ -146,6 +149,17 @@ def test_a_run_ends_with_an_evaluation(tmp_path):
     assert -500 < results["greedy"]["mean"] < 110
 
 
+def test_a_film_ends_when_it_is_told_to(tmp_path, monkeypatch):
+    class StopsAtTheFilm(StopSignal):
+        def __bool__(self) -> bool:
+            return any(tmp_path.rglob(".evaluation_*.mp4"))
+
+    monkeypatch.setattr(ppo_vizdoom, "StopSignal", StopsAtTheFilm)
+    folder = small_run(tmp_path, total_timesteps=32, eval_episodes=1, eval_video=True)
+    (film,) = folder.glob("evaluation_*.mp4")
+    assert sum(1 for _ in imageio.get_reader(film)) == 1
+
+
 def test_a_solved_run_ends_and_stays_solved(tmp_path):
     """With 310 tics to a decision each one is an episode: after two rollouts there are a hundred."""
     options = {
@@ -180,6 +194,16 @@ def test_the_command_learns_to_find_and_shoot_the_monster(tmp_path):
 
 
 @pytest.mark.parametrize("script", [ppo, ppo_vizdoom])
+def test_every_option_has_its_help(script):
+    """tyro shows the comment of a section as the help of an option that has none."""
+    body = ast.parse(Path(script.__file__).read_text()).body
+    args = next(node for node in body if getattr(node, "name", "") == "Args")
+    for option, following in zip(args.body, [*args.body[1:], None], strict=True):
+        if isinstance(option, ast.AnnAssign):
+            assert isinstance(following, ast.Expr), ast.unparse(option)
+
+
+@pytest.mark.parametrize("script", [ppo, ppo_vizdoom])
 def test_the_page_names_the_flags_of_atari_that_are_missing(script):
     names = [{field.name for field in dataclasses.fields(one.Args)} for one in (ppo_atari, script)]
     missing = {f"--{name.replace('_', '-')}" for name in names[0] - names[1]}
@@ -194,6 +218,14 @@ def test_the_page_names_the_flags_of_atari_that_are_missing(script):
         ({"difficulty": 9}, "choose 1"),
         ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
         ({"frame_stack": 0}, "--frame-stack must be at least 1"),
+        ({"env_id": "VizdoomDoomE1M1-S1-v0"}, "needs .*doom.wad.*VizdoomFreedoom1E1M1-S1-v0"),
+        ({"env_id": "VizdoomDoom2MAP01-S1-v0"}, "needs .*doom2.wad"),
+        ({"env_id": "VizdoomDoomE1M1"}, "did you mean VizdoomFreedoom"),
+        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"clip_coef": -1.0}, "--clip-coef must be above 0"),
+        ({"max_grad_norm": 0.0}, "--max-grad-norm must be above 0"),
+        ({"gamma": 2.0}, "--gamma must lie between 0 and 1"),
+        ({"gae_lambda": -0.1}, "--gae-lambda must lie between 0 and 1"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(changes, message, tmp_path):
