@@ -6,6 +6,7 @@ before each decision; who sends an action into it has that one taken instead of 
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ale_py
+import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -79,10 +82,39 @@ def script_of(checkpoint: Path) -> ModuleType:
 
 
 def script_for(env_id: str) -> ModuleType:
-    """The script that plays an environment."""
+    """The script that plays an environment. Raises CleanPokeError for Atari games by other names."""
     worlds = {"ALE/": "ppo_atari", "Vizdoom": "ppo_vizdoom"}
     name = next((script for start, script in worlds.items() if env_id.startswith(start)), "ppo")
+    spec = gym.registry.get(env_id)
+    if name == "ppo" and (spec is None or "ale_py" in str(spec.entry_point)):
+        gym.register_envs(ale_py)
+        game = re.sub(r"(Deterministic|NoFrameskip|-ram)*(-v\d+)?$", "", env_id).replace("_", "").lower()
+        for known in gym.registry.values():
+            if known.namespace == "ALE" and known.name.lower() == game:
+                raise CleanPokeError(f"unknown environment {env_id!r}: did you mean {known.id}?")
     return importlib.import_module(f"cleanpoke.{name}")
+
+
+def adjust(script_args: Any, seed: int, sticky: float | None = None, frame_skip: int | None = None) -> None:
+    """Sets how a world is played where a tool's user says so.
+
+    Raises CleanPokeError for numbers that cannot be, and for a world that has no such setting.
+    """
+    if not 0 <= seed < 2**31:
+        raise CleanPokeError(f"--seed must lie between 0 and {2**31 - 1}")
+    if sticky is not None and not 0 <= sticky <= 1:
+        raise CleanPokeError("--sticky must lie between 0 and 1")
+    if frame_skip is not None and frame_skip < 1:
+        raise CleanPokeError("--frame-skip must be at least 1")
+    settings = (
+        ("--sticky", "Atari games", "eval_sticky", sticky),
+        ("--frame-skip", "Atari games and ViZDoom", "frame_skip", frame_skip),
+    )
+    for option, worlds, name, value in settings:
+        if value is not None and not hasattr(script_args, name):
+            raise CleanPokeError(f"{option} is for {worlds}, {script_args.env_id} is none: leave it out")
+        if value is not None:
+            setattr(script_args, name, value)
 
 
 def enlarged(picture: np.ndarray, height: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Writes a page that shows an agent's decisions one by one: open it in a browser, step with the arrow keys.
 
     python tools/inspect_rollout.py --checkpoint runs/<folder>
-    python tools/inspect_rollout.py --checkpoint runs/<folder> --sticky 0.25 --no-greedy
+    python tools/inspect_rollout.py --checkpoint runs/<folder> --sticky 0.25 --frame-skip 3 --no-greedy
 
 For each decision: the picture, what the network sees (the stack of frames, the oldest first, each under the
 action that led to it), every action's probability and logit, the reward, the value beside what really came,
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 import tyro
 from PIL import Image
 
-from cleanpoke.errors import CleanPokeError, user_errors
+from cleanpoke.errors import DISK_FULL, CleanPokeError, user_errors
 from cleanpoke.run import atomic_file
-from cleanpoke.watch import Moment, enlarged, script_of
+from cleanpoke.watch import Moment, adjust, enlarged, script_of
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Args:
     """whether the agent plays its likeliest action or draws one"""
     sticky: float | None = None
     """probability that an Atari game repeats the last action; default: the checkpoint's evaluation"""
+    frame_skip: int | None = None
+    """frames per decision in Atari games, tics in ViZDoom; default: the checkpoint's"""
     seed: int = 1
     """of the episodes"""
 
@@ -163,12 +165,15 @@ show();
 def main(args: Args) -> None:
     if args.steps < 1:
         raise CleanPokeError("--steps must be at least 1")
+    if args.skip < 0:
+        raise CleanPokeError("--skip must not be negative")
+    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    output = args.output or folder / "rollout.html"
+    if output.is_dir():
+        raise CleanPokeError(f"--output {output} is a folder: give the name of a file")
     script = script_of(args.checkpoint)
     agent, script_args, trained = script.open_agent(args.checkpoint)
-    if args.sticky is not None:
-        if not hasattr(script_args, "eval_sticky"):
-            raise CleanPokeError(f"--sticky is for Atari games, {script_args.env_id} is none: leave it out")
-        script_args.eval_sticky = args.sticky
+    adjust(script_args, args.seed, args.sticky, args.frame_skip)
     playing = script.moments(script_args, agent, args.seed, args.greedy)
     moments, images = [], []
     past: list[str] = []  # what was done in this episode
@@ -201,10 +206,14 @@ def main(args: Args) -> None:
     content = {"actions": moments[0].action_names, "steps": steps, "filters": filters}
     title = f"{script_args.env_id} after {trained:,} steps"
     page = PAGE.replace("TITLE", title).replace("DATA", json.dumps(content))
-    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
-    output = args.output or folder / "rollout.html"
-    with atomic_file(output) as file:
-        file.write(page.encode())
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(output) as file:
+            file.write(page.encode())
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise CleanPokeError(f"cannot write {output} ({error.strerror}): choose another --output") from error
     print(f"{output}: {len(steps)} decisions, {len(page) / 1e6:.1f} MB")
 
 

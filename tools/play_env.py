@@ -4,9 +4,10 @@
     python tools/play_env.py --checkpoint runs/<folder>      # the agent plays; TAB takes over and hands back
     python tools/play_env.py --env-id CartPole-v1 --random   # random play, as the agent starts out
 
-Arrows and space are the keys; where several share an action, press them together. Number keys choose actions
-that have no keys. TAB: you or the agent. P: pause. + and -: faster, slower. ESC: end. Worlds in which one
-cannot do nothing wait for your key. All actions are listed with their probabilities.
+Arrows and space are the keys; where several share an action, press them together. Where no action goes up or
+down, as in Pong, up is right and down is left. Number keys choose actions that have no keys. TAB: you or the
+agent. P: pause. + and -: faster, slower. ESC: end. Worlds in which one cannot do nothing wait for your key.
+All actions are listed with their probabilities.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import pygame
 import tyro
 
 from cleanpoke.errors import CleanPokeError, user_errors
-from cleanpoke.watch import Moment, Moments, enlarged, open_window, script_for, script_of
+from cleanpoke.watch import Moment, Moments, adjust, enlarged, open_window, script_for, script_of
 
 PANEL_WIDTH, LINE_HEIGHT = 300, 20
 KEYS = {
@@ -32,6 +33,8 @@ WORDS = {
     "FIRE": ("FIRE", "ATTACK", "USE"),
 }
 """What in the name of an action asks for a key."""
+SIDEWAYS = {"UP": "RIGHT", "DOWN": "LEFT"}
+"""What up and down are where no action asks for them: Pong calls them right and left."""
 FRAMES_PER_SECOND = {"ppo_atari": 60.0, "ppo_vizdoom": 35.0}
 """Of the consoles that ale-py emulates, and Doom's tics."""
 LOOKS_PER_SECOND = 15.0
@@ -66,6 +69,9 @@ class Args:
 def action_for(held: set[str], names: tuple[str, ...]) -> int | None:
     """The action whose keys are all held: the one with the most keys. None if no action fits."""
 
+    if not any(word in name for name in names for key in SIDEWAYS for word in WORDS[key]):
+        held = {SIDEWAYS.get(key, key) for key in held}
+
     def keys_of(name: str) -> frozenset[str]:
         return frozenset(key for key, words in WORDS.items() if any(word in name for word in words))
 
@@ -79,8 +85,8 @@ def open_moments(args: Args) -> tuple[Moments, str, float]:
     """What is played, its name, and its decisions per second."""
     if args.random and args.checkpoint is not None:
         raise CleanPokeError("--random plays without an agent: leave out --random or --checkpoint")
-    if args.frame_skip is not None and args.frame_skip < 1:
-        raise CleanPokeError("--frame-skip must be at least 1")
+    if args.speed is not None and not args.speed > 0:
+        raise CleanPokeError("--speed must be above 0")
     if args.checkpoint is None:
         if args.env_id is None:
             raise CleanPokeError("say what to play: --env-id ALE/Pong-v5, or --checkpoint runs/<folder>")
@@ -91,15 +97,7 @@ def open_moments(args: Args) -> tuple[Moments, str, float]:
         agent, script_args, _ = script.open_agent(args.checkpoint)
         if args.env_id not in (None, script_args.env_id):
             raise CleanPokeError(f"{args.checkpoint} plays {script_args.env_id}, not {args.env_id}")
-    settings = (
-        ("--sticky", "Atari games", "eval_sticky", args.sticky),
-        ("--frame-skip", "Atari games and ViZDoom", "frame_skip", args.frame_skip),
-    )
-    for option, worlds, name, value in settings:
-        if value is not None and not hasattr(script_args, name):
-            raise CleanPokeError(f"{option} is for {worlds}, {script_args.env_id} is none: leave it out")
-        if value is not None:
-            setattr(script_args, name, value)
+    adjust(script_args, args.seed, args.sticky, args.frame_skip)
     pace = args.speed or own_pace(script, script_args)
     return script.moments(script_args, agent, args.seed, args.greedy), script_args.env_id, pace
 

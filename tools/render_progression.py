@@ -15,7 +15,7 @@ import tyro
 from cleanpoke.errors import CleanPokeError, user_errors
 from cleanpoke.run import checkpoints_in
 from cleanpoke.terminal import Progress
-from cleanpoke.watch import Video, labelled, script_of
+from cleanpoke.watch import Video, adjust, labelled, script_of
 
 
 @dataclass
@@ -51,6 +51,7 @@ def main(args: Args) -> None:
         for number, path in enumerate(checkpoints, start=1):
             script = script_of(path)
             agent, script_args, steps = script.open_agent(path)
+            adjust(script_args, args.seed)
             moments = script.moments(script_args, agent, args.seed)
             longest = math.inf if args.seconds <= 0 else args.seconds * frames_per_second
             for moment in moments:

@@ -145,7 +145,17 @@ def command_options(chosen: dict[str, float | int]) -> str:
 
 
 def open_study(args: Args, file: Path) -> optuna.Study:
+    if file.is_dir():
+        raise CleanPokeError(f"--study {file} is a folder: give the name of a file")
     file.parent.mkdir(parents=True, exist_ok=True)
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the last may just be written
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)["op_code"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise CleanPokeError(
+                f"{file} is no study, or damaged (line {number}): give another --study, or delete it"
+            ) from error
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(file))),
         pruner=SuccessiveHalvingPruner(min_resource=4, reduction_factor=4),
@@ -166,6 +176,13 @@ def main(args: Args) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if unknown := sorted(set(args.tune) - set(SEARCH)):
         raise CleanPokeError(f"cannot tune {', '.join(unknown)}: choose from {', '.join(SEARCH)}")
+    if args.eval_episodes < 1:
+        raise CleanPokeError("--eval-episodes must be at least 1: their mean return is a trial's score")
+    try:
+        shlex.split(args.options)
+    except ValueError as error:
+        raise CleanPokeError(f"--options {args.options!r} cannot be read: {error}") from error
+    script = Path(script_for(args.env_id).__file__).name
     file = args.study or Path("runs/tune") / f"{args.env_id.replace('/', '_')}.log"
     study = open_study(args, file)
     earlier = len(study.trials)  # those of them that failed are made up for
@@ -206,9 +223,8 @@ def main(args: Args) -> None:
     complete = [trial for trial in study.trials if trial.state == COMPLETE]
     if complete:
         best = max(complete, key=lambda trial: trial.value)
-        script = Path(script_for(args.env_id).__file__).name
-        options = f"{best.user_attrs['options']} {args.options}".strip()
-        print(f"python cleanpoke/{script} --env-id {args.env_id} {options}")
+        options = f"--total-timesteps {args.total_timesteps} {best.user_attrs['options']} {args.options}"
+        print(f"python cleanpoke/{script} --env-id {args.env_id} {options.strip()}")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,12 @@ def test_keys_stand_for_the_action_that_uses_most_of_them(held, action):
     assert play_env.action_for(held, names) == (0 if action is None else action)
 
 
+@pytest.mark.parametrize(("held", "action"), [({"UP"}, 2), ({"DOWN", "FIRE"}, 5), ({"LEFT"}, 3), (set(), 0)])
+def test_in_pong_up_is_right_and_down_is_left(held, action):
+    names = ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")
+    assert play_env.action_for(held, names) == action
+
+
 def test_without_a_key_a_world_that_cannot_wait_waits():
     assert play_env.action_for(set(), ("LEFT", "RIGHT")) is None
 
@@ -160,11 +166,35 @@ def test_a_missing_display_is_told_in_one_line(driver, display):
         ({"env_id": "ALE/Pong-v5", "frame_skip": 0}, "--frame-skip must be at least 1"),
         ({"checkpoint": Path("nowhere"), "random": True}, "leave out --random or --checkpoint"),
         ({"checkpoint": Path("nowhere")}, "nowhere"),
+        ({"env_id": "ALE/Pong-v5", "sticky": 9.0}, "--sticky must lie between 0 and 1"),
+        ({"env_id": "ALE/Pong-v5", "speed": -1.0}, "--speed must be above 0"),
+        ({"env_id": "CartPole-v1", "seed": -1}, "--seed must lie between 0"),
+        ({"env_id": "ALE/Pong-v5", "seed": 2**40}, "--seed must lie between 0"),
+        ({"env_id": "pong"}, "did you mean ALE/Pong-v5"),
+        ({"env_id": "PongNoFrameskip-v4"}, "did you mean ALE/Pong-v5"),
+        ({"env_id": "ms_pacman"}, "did you mean ALE/MsPacman-v5"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(changes, message):
     with pytest.raises(CleanPokeError, match=message):
         play_env.main(play_env.Args(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skip": -5}, "--skip must not be negative"),
+        ({"sticky": 9.0}, "--sticky must lie between 0 and 1"),
+        ({"frame_skip": 0}, "--frame-skip must be at least 1"),
+        ({"frame_skip": 2}, "--frame-skip is for Atari games and ViZDoom"),
+        ({"seed": -1}, "--seed must lie between 0"),
+        ({"output": TOOLS}, "is a folder"),
+        ({"output": Path("/proc/page.html")}, "cannot write /proc/page.html"),
+    ],
+)
+def test_wrong_arguments_of_a_page_are_told_in_one_line(changes, message, pole):
+    with pytest.raises(CleanPokeError, match=message):
+        inspect_rollout.main(inspect_rollout.Args(**{"checkpoint": pole, "steps": 2} | changes))
 
 
 # --- Page and film
@@ -212,6 +242,18 @@ def test_each_frame_of_a_stack_stands_under_the_action_that_led_to_it(freeway, t
     assert len({step["action"] for step in steps}) > 1
 
 
+def test_a_page_can_show_another_frame_skip_in_a_folder_of_its_own(freeway, tmp_path):
+    pictures = []
+    for frame_skip in (None, 4, 2):
+        page = tmp_path / "new" / "page.html"
+        options = {"steps": 2, "frame_skip": frame_skip}
+        inspect_rollout.main(inspect_rollout.Args(checkpoint=freeway, output=page, **options))
+        content = json.loads(re.search(r"const data = (\{.*\});", page.read_text()).group(1))
+        pictures.append([step["images"]["picture"] for step in content["steps"]])
+    assert pictures[0] == pictures[1] and pictures[0][0] == pictures[2][0]
+    assert pictures[0][1] != pictures[2][1]
+
+
 def test_actions_of_the_episode_before_lead_to_no_frame_of_this_one():
     assert inspect_rollout.actions_before_frames(4, []) == [None, None, None, None]
     assert inspect_rollout.actions_before_frames(4, ["UP"]) == [None, None, None, "UP"]
@@ -230,6 +272,13 @@ def test_a_film_has_a_scene_for_each_checkpoint(freeway, tmp_path):
         render_progression.main(render_progression.Args(run=tmp_path))
     with pytest.raises(CleanPokeError, match="ends in .mp4"):
         render_progression.main(render_progression.Args(run=freeway, output=tmp_path / "film.gif"))
+    with pytest.raises(CleanPokeError, match="cannot write /proc/film.mp4"):
+        render_progression.main(render_progression.Args(run=freeway, output=Path("/proc/film.mp4")))
+    with pytest.raises(CleanPokeError, match="--seed must lie between 0"):
+        render_progression.main(render_progression.Args(run=freeway, output=film, seed=-1))
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(CleanPokeError, match="is a folder"):
+        render_progression.main(render_progression.Args(run=freeway, output=tmp_path / "folder.mp4"))
 
 
 def test_checkpoints_are_chosen_evenly_with_the_ends(tmp_path):
