@@ -129,6 +129,7 @@ def test_every_metric_of_the_atari_page_is_logged(tmp_path):
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
     without = load_checkpoint(small_run(tmp_path / "without", save_every=10_000))
     evaluated = small_run(tmp_path / "with", save_every=10_000, eval_every=256, eval_episodes=2)
+    assert len(logged(evaluated)["eval/greedy_return"]) == 3
     for name, weights in without.state["agent"].items():
         assert torch.equal(weights, load_checkpoint(evaluated).state["agent"][name]), name
 
