@@ -165,8 +165,13 @@ def load_checkpoint(
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """A run folder's checkpoints, newest last: by time, for a resumed run may have gone back in steps."""
-    return sorted(folder.glob("checkpoint_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    """A run folder's checkpoints, newest last: by step, for times change when a folder is copied."""
+
+    def age(path: Path) -> tuple[int, int]:
+        step = path.stem.removeprefix("checkpoint_")
+        return int(step) if step.isdecimal() else -1, path.stat().st_mtime_ns
+
+    return sorted(folder.glob("checkpoint_*.pt"), key=age)
 
 
 class Run:
@@ -229,7 +234,7 @@ class Run:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.progress.end()
+        self.progress.print(f"run folder: {self.folder}")
         if self.enabled:
             try:
                 self.writer.close()
@@ -257,7 +262,7 @@ class Run:
         """Saves `state` and all random state after `step` finished steps; returns the file written.
 
         state: state dictionaries, tensors and plain values. On a full disk raises CleanPokeError; the
-        checkpoints from before stay.
+        checkpoints from before stay. Those of later steps go: the run was resumed from an earlier one.
         """
         if not self.enabled:
             return None
@@ -268,8 +273,10 @@ class Run:
         save_checkpoint(
             Checkpoint(path, self.script, self.schema, step, self.args, random_state(), dict(state))
         )
-        for old in checkpoints_in(self.folder)[: -self.keep]:
-            old.unlink()
+        checkpoints = checkpoints_in(self.folder)
+        end = checkpoints.index(path) + 1
+        for other in checkpoints[: max(end - self.keep, 0)] + checkpoints[end:]:
+            other.unlink()
         return path
 
     def save_best(self, step: int, state: Mapping[str, Any]) -> None:

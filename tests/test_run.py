@@ -18,6 +18,7 @@ from cleanpoke.errors import CleanPokeError
 from cleanpoke.run import (
     Checkpoint,
     Run,
+    checkpoints_in,
     load_checkpoint,
     parse_arguments,
     random_state,
@@ -135,15 +136,24 @@ def test_resumed_run_equals_uninterrupted_one(tmp_path):
 def test_only_the_newest_checkpoints_stay(tmp_path):
     with new_run(tmp_path) as run:
         (run.folder / ".checkpoint_000000001.pt.tmp").write_bytes(b"half of a checkpoint")
-        for step in (10, 20, 30, 5):  # the last one as after going back to an early checkpoint
+        for step in (10, 20, 30):
             run.save(step, {})
-            os.utime(run.folder / f"checkpoint_{step:09}.pt", ns=(0, time.time_ns()))
-        assert sorted(path.name for path in run.folder.glob("*.pt")) == [
-            "checkpoint_000000005.pt",
+        assert not list(run.folder.glob(".*.tmp"))
+        assert [path.name for path in checkpoints_in(run.folder)] == [
+            "checkpoint_000000020.pt",
             "checkpoint_000000030.pt",
         ]
-        assert not list(run.folder.glob(".*.tmp"))
-        assert load_checkpoint(run.folder).step == 5
+        os.utime(run.folder / "checkpoint_000000030.pt", ns=(0, 0))  # as after `cp -r`
+        assert load_checkpoint(run.folder).step == 30
+    with new_run(tmp_path, resume=run.folder / "checkpoint_000000020.pt") as resumed:
+        resumed.save(25, {})  # what came of step 20 before is left behind
+        assert [load_checkpoint(path).step for path in checkpoints_in(run.folder)] == [20, 25]
+
+
+def test_a_run_tells_its_folder_when_it_ends(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt), new_run(tmp_path) as run:
+        raise KeyboardInterrupt
+    assert capsys.readouterr().out == f"run folder: {run.folder}\n"
 
 
 def test_lone_checkpoint_resumes_into_a_new_folder(tmp_path):
