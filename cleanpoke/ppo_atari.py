@@ -497,10 +497,8 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
         )
     run.save_json("evaluation.json", {"step": step, **results})
     if args.eval_video:
-        title = f"{args.game}, {step:,} steps"
-        record(
-            moments(args, agent, seed), run.folder / f"evaluation_{step:09}.mp4", 1, title, MAX_VIDEO_STEPS
-        )
+        film, title = run.folder / f"evaluation_{step:09}.mp4", f"{args.game}, {step:,} steps"
+        record(moments(args, agent, seed), film, 1, title, MAX_VIDEO_STEPS, stop)
 
 
 @torch.inference_mode()

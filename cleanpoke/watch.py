@@ -202,7 +202,7 @@ def record(
 ) -> list[float]:
     """Films whole episodes, each for at most `max_steps` decisions; the returns of those that ended.
 
-    stop: becomes truthy when the film shall end where it is.
+    Once `stop` turns true, such as a StopSignal, the film ends.
     """
     returns: list[float] = []
     with Video(path) as video:
