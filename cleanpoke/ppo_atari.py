@@ -101,13 +101,17 @@ class Args:
 
     # Algorithm
     learning_rate: float = 2.5e-4
+    """Adam's, in the first update."""
     anneal_lr: bool = True
     """Lower the learning rate linearly to zero."""
     num_steps: int = 128
     """Decisions per environment in one rollout."""
     gamma: float = 0.99
+    """Discount per decision."""
     gae_lambda: float = 0.95
+    """0: one-step advantages; 1: of whole returns."""
     num_minibatches: int = 4
+    """Equal parts of a rollout, an update each."""
     update_epochs: int = 4
     """Passes over each rollout."""
     norm_adv: bool = True
@@ -117,8 +121,11 @@ class Args:
     value_loss: Literal["clipped", "mse", "huber"] = "clipped"
     """clipped: CleanRL's, values may move by clip_coef; mse; huber."""
     ent_coef: float = 0.01
+    """Weight of the entropy bonus."""
     vf_coef: float = 0.5
+    """Weight of the value loss."""
     max_grad_norm: float = 0.5
+    """Largest norm of the whole network's gradient."""
     normalize_returns: bool = False
     """The critic learns standardised returns (PopArt, van Hasselt et al. 2016)."""
     target_kl: float | None = None
@@ -126,6 +133,7 @@ class Args:
 
     # Speed, none of it changes the algorithm: benchmark/atari_speed.py
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
     bf16: Literal["auto", "on", "off"] = "auto"
     """Compute in bfloat16 with float32 weights and losses; auto: where the hardware multiplies bfloat16."""
     blocks: bool = True
