@@ -178,6 +178,15 @@ def check(args: Args) -> None:
     for name in ("seed", "workers", "env_threads", "eval_episodes", "eval_every"):
         if getattr(args, name) < 0:
             raise CleanPokeError(f"--{name.replace('_', '-')} must not be negative")
+    for name in ("sticky", "eval_sticky", "gamma", "gae_lambda"):
+        if not 0 <= getattr(args, name) <= 1:  # nor what is not a number
+            raise CleanPokeError(f"--{name.replace('_', '-')} must lie between 0 and 1")
+    for name in ("learning_rate", "ent_coef", "vf_coef"):
+        if not 0 <= getattr(args, name) < math.inf:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be 0 or a positive number")
+    for name in ("clip_coef", "max_grad_norm", "target_kl"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
+            raise CleanPokeError(f"--{name.replace('_', '-')} must be above 0")
     if args.init_optimizer and not (args.init_from or args.resume):
         raise CleanPokeError("--init-optimizer takes the optimizer of --init-from: give that, too")
     if args.stop_when_solved and math.isinf(args.solved_return):
@@ -204,6 +213,10 @@ def rom_name(env_id: str) -> str:
     name = env_id.removeprefix("ALE/").removesuffix("-v5")
     if name in games and env_id == f"ALE/{name}-v5":
         return games[name]
+    other = gym.registry.get(env_id)
+    if env_id.startswith("Vizdoom") or (other and "ale_py" not in str(other.entry_point)):
+        script = "ppo_vizdoom.py" if env_id.startswith("Vizdoom") else "ppo.py"
+        raise CleanPokeError(f"{env_id} is no Atari game: cleanpoke/{script} is for worlds like this")
     near = [f"ALE/{game}-v5" for game in difflib.get_close_matches(name.title(), games, n=3, cutoff=0.3)]
     raise CleanPokeError(f"unknown game {env_id!r}: did you mean {' or '.join(near or ['ALE/Pong-v5'])}?")
 
