@@ -54,6 +54,8 @@ MAX_VIDEO_STEPS = 4500
 """Five minutes of play."""
 RETURN_MOMENTS_RATE = 0.1
 """How far the running moments of the returns move towards those of each rollout."""
+MAX_WORKERS = 8
+"""Threads by default, though there be more cores: shares of a minibatch get small, and others want some."""
 SOLVED_AT = {"Pong": 18.0, "Breakout": 400.0, "BeamRider": 4000.0, "Freeway": 30.0, "Boxing": 90.0}
 """Mean return over the last 100 games from which `charts/solved` is 1; --solved-at overrides it."""
 
@@ -139,7 +141,7 @@ class Args:
     blocks: bool = True
     """Compute the first convolution on 4x4 blocks of pixels."""
     workers: int = 0
-    """Threads that share a minibatch, one core each; 0: all cores (1 on a GPU)."""
+    """Threads that share a minibatch, one core each; 0: all cores, but at most 8 (1 on a GPU)."""
 
     # Evaluation
     eval_every: int = 0
@@ -588,7 +590,8 @@ def main(args: Args) -> None:
     if args.num_envs % place.world:
         raise CleanPokeError(f"--num-envs {args.num_envs} games cannot be shared by {place.world} processes")
     device, dtype = place.device, number_type(args, place.device)
-    workers = args.workers or (max(available_cores() // place.world, 1) if device.type == "cpu" else 1)
+    cores = max(available_cores() // place.world, 1) if device.type == "cpu" else 1
+    workers = args.workers or min(cores, MAX_WORKERS)
     executor = ThreadPoolExecutor(workers) if workers > 1 else None
 
     seed_everything(args.seed)
