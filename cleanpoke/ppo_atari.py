@@ -576,9 +576,9 @@ def load_agent(path: Path, args: Args) -> Checkpoint:
     return checkpoint
 
 
-def is_solved(recent_returns: deque[float], args: Args) -> bool:
-    """Whether the last 100 games return on average what counts as solved."""
-    return len(recent_returns) == 100 and float(np.mean(recent_returns)) >= args.solved_return
+def mean_of_100(recent_returns: deque[float]) -> float:
+    """Mean return of the last 100 games, before there are as many minus infinity."""
+    return float(np.mean(recent_returns)) if len(recent_returns) == 100 else -math.inf
 
 
 def main(args: Args) -> None:
@@ -605,6 +605,7 @@ def main(args: Args) -> None:
         if args.init_optimizer:
             optimizer.load_state_dict(parent["optimizer"])
     recent_returns: deque[float] = deque(maxlen=100)
+    best_mean = -math.inf  # of 100 games; who has solved a game once has solved it
 
     iterations = args.total_timesteps // args.batch_size
     save_interval = max(args.save_every // args.num_steps, 1)
@@ -623,9 +624,10 @@ def main(args: Args) -> None:
             agent.load_state_dict(run.checkpoint.state["agent"])
             optimizer.load_state_dict(run.checkpoint.state["optimizer"])
             recent_returns.extend(run.checkpoint.state["recent_returns"])
+            best_mean = run.checkpoint.state.get("best_mean", mean_of_100(recent_returns))
             restore_random_state(run.checkpoint.random_state)
         step = run.start_step
-        was_solved = args.stop_when_solved and is_solved(recent_returns, args)
+        was_solved = args.stop_when_solved and best_mean >= args.solved_return
         if was_solved or step // args.batch_size >= iterations:
             advice = "--no-stop-when-solved goes on" if was_solved else "raise --total-timesteps"
             run.progress.print(f"this run has ended ({step:,} steps): {advice}")
@@ -721,7 +723,8 @@ def main(args: Args) -> None:
             # What people see of it
             spread = float(returns.var())
             mean_return = float(np.mean(recent_returns)) if recent_returns else math.nan
-            solved = is_solved(recent_returns, args)
+            best_mean = max(best_mean, mean_of_100(recent_returns))
+            solved = best_mean >= args.solved_return
             metrics = {name: float(total) / count for name, total in sums.items()} | {
                 "losses/explained_variance": 1 - float(advantages.var()) / spread if spread else math.nan,
                 "value/mean": float(old_values.mean()),
@@ -756,7 +759,8 @@ def main(args: Args) -> None:
             needs_reset = (iteration + 1) % save_interval == 0
             if needs_reset or is_over:
                 state = {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-                run.save(step, state | {"recent_returns": list(recent_returns)})
+                state |= {"recent_returns": list(recent_returns), "best_mean": best_mean}
+                run.save(step, state)
             is_evaluated = (
                 bool(args.eval_every)
                 and step // args.eval_every > (step - args.batch_size) // args.eval_every
