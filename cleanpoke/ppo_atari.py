@@ -52,6 +52,7 @@ SCRIPT = Path(__file__).stem
 STATE_KEYS = ("agent", "optimizer", "recent_returns")
 MAX_VIDEO_STEPS = 4500
 """Five minutes of play."""
+HASH_FACTOR = np.uint64(6364136223846793005)  # Knuth's, of a linear congruential generator
 RETURN_MOMENTS_RATE = 0.1
 """How far the running moments of the returns move towards those of each rollout."""
 MAX_WORKERS = 8
@@ -468,21 +469,27 @@ def add_gradients(
 @torch.inference_mode()
 def evaluate(
     agent: Agent, args: Args, episodes: int, greedy: bool, seed: int, stop: Any = False
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
     """Raw returns (episodes,) of one whole game in each of `episodes` environments, like the training ones
-    but for the lost lives; the first game of each counts, so that short games are not preferred."""
+    but for the lost lives; the first game of each counts, so that short games are not preferred.
+
+    And how many of these games differ: without sticky actions, equal no-ops at the start and equal actions
+    make equal games.
+    """
     envs = make_envs(args, episodes, args.eval_sticky, life_loss=False)
     device, dtype = next(agent.parameters()).device, number_type(args, next(agent.parameters()).device)
     weights = agent.weights(dtype, args.blocks)
-    frames, _ = envs.reset(seed=seed)
+    frames, info = envs.reset(seed=seed)
+    histories = info["episode_frame_number"].astype(np.uint64)  # hashes of each game's no-ops and actions
     returns, playing = np.zeros(episodes), np.ones(episodes, bool)
     while playing.any() and not stop:
         log_pi, _ = act_and_value(observe(frames, args, device), weights)
-        actions = log_pi.argmax(1) if greedy else sample(log_pi)
-        frames, rewards, terminated, truncated, _ = envs.step(actions.cpu().numpy() + args.drop_noop)
+        actions = (log_pi.argmax(1) if greedy else sample(log_pi)).cpu().numpy()
+        frames, rewards, terminated, truncated, _ = envs.step(actions + args.drop_noop)
+        histories = np.where(playing, histories * HASH_FACTOR + actions.astype(np.uint64), histories)
         returns += rewards * playing
         playing &= ~(terminated | truncated)
-    return returns[~playing]
+    return returns[~playing], len(np.unique(histories[~playing]))
 
 
 def observe(frames: np.ndarray, args: Args, device: torch.device) -> Tensor:
@@ -507,16 +514,17 @@ def report_evaluation(run: Run, agent: Agent, args: Args, step: int, stop: StopS
     for play, greedy in (("greedy", True), ("sampled", False)):
         # An evaluation on the way must not change the training that follows.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            returns = evaluate(agent, args, args.eval_episodes, greedy, seed, stop)
+            returns, distinct = evaluate(agent, args, args.eval_episodes, greedy, seed, stop)
         if stop:
             return
-        error = 1.96 * float(returns.std()) / max(len(returns) - 1, 1) ** 0.5
-        results[play] = {"episodes": len(returns), "mean": float(returns.mean()), "interval": error}
+        error = 1.96 * float(returns.std()) / max(distinct - 1, 1) ** 0.5  # copies of a game tell nothing new
+        results[play] = {"episodes": len(returns), "distinct": distinct}
+        results[play] |= {"mean": float(returns.mean()), "interval": error}
         results[play] |= {"min": float(returns.min()), "max": float(returns.max())}
         run.log(step - 1, {f"eval/{play}_return": float(returns.mean())})
         run.progress.print(
             f"{play}: return {returns.mean():.1f} ± {error:.1f} over {len(returns)} games "
-            f"({returns.min():.0f} to {returns.max():.0f})"
+            f"({distinct} distinct, {returns.min():.0f} to {returns.max():.0f})"
         )
     run.save_json("evaluation.json", {"step": step, **results})
     if args.eval_video:
