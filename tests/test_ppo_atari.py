@@ -1,8 +1,13 @@
 """PPO on Atari: the fast path is the plain one, the games end when they end, resuming changes nothing."""
 
+import ast
 import functools
+import inspect
+import itertools
 import json
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gymnasium.vector import AutoresetMode
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -147,7 +153,7 @@ def test_evaluation_plays_whole_games_and_is_repeatable():
     torch.manual_seed(0)
     agent, args = Agent(6), Args(env_id="ALE/Pong-v5")
     torch.nn.init.normal_(agent.actor.weight)  # not the same action for ever
-    returns = [ppo_atari.evaluate(agent, args, 2, greedy=True, seed=5) for _ in range(2)]
+    returns = [ppo_atari.evaluate(agent, args, 2, greedy=True, seed=5)[0] for _ in range(2)]
     assert (returns[0] == returns[1]).all()
     assert ((returns[0] <= -10) & (returns[0] >= -21)).all()
 
@@ -156,7 +162,7 @@ def test_moments_are_the_evaluation_in_colour():
     torch.manual_seed(0)
     agent, args = Agent(6), Args(env_id="ALE/Pong-v5")
     torch.nn.init.normal_(agent.actor.weight)
-    (expected,) = ppo_atari.evaluate(agent, args, 1, greedy=True, seed=5)
+    (expected,), _ = ppo_atari.evaluate(agent, args, 1, greedy=True, seed=5)
     for moment in ppo_atari.moments(args, agent, seed=5):
         if moment.score.finished_return is not None:
             break
@@ -186,7 +192,7 @@ def test_another_action_can_be_sent_into_a_game():
 def small_run(folder: Path, **changes) -> Path:
     """The folder of a run of six little rollouts with a checkpoint after every second one."""
     options = {"num_envs": 2, "num_steps": 16, "total_timesteps": 192, "save_every": 32, "eval_episodes": 0}
-    ppo_atari.main(Args(runs=folder, workers=1, bf16="off", **options | changes))
+    ppo_atari.main(Args(runs=folder, **options | {"workers": 1, "bf16": "off"} | changes))
     return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -295,6 +301,56 @@ def limit_games(monkeypatch, frames: int = 40) -> None:
     monkeypatch.setattr(ppo_atari, "AtariVectorEnv", short)
 
 
+def test_training_and_evaluation_play_as_asked(tmp_path, monkeypatch):
+    limit_games(monkeypatch)
+    made, real = [], ppo_atari.AtariVectorEnv
+
+    def spy(game: str, num_envs: int, **options):
+        made.append((game, num_envs, options))
+        return real(game, num_envs, **options)
+
+    monkeypatch.setattr(ppo_atari, "AtariVectorEnv", spy)
+    options = {"sticky": 0.1, "eval_sticky": 0.2, "frame_skip": 3, "env_threads": 2}
+    options |= {"eval_every": 64, "eval_episodes": 3, "save_every": 16, "keep": 3, "update_epochs": 1}
+    folder = small_run(tmp_path, **options)
+    common = {"frameskip": 3, "grayscale": True, "num_threads": 2, "reward_clipping": False}
+    common |= {"autoreset_mode": AutoresetMode.SAME_STEP}
+    training, evaluation = {"repeat_action_probability": 0.1}, {"repeat_action_probability": 0.2}
+    assert made[0] == ("pong", 2, common | training | {"life_loss_info": True})
+    assert made[1:] == 6 * [("pong", 3, common | evaluation | {"life_loss_info": False})]
+    events = EventAccumulator(str(folder)).Reload()
+    for play in ("greedy", "sampled"):
+        assert [event.step for event in events.Scalars(f"eval/{play}_return")] == [63, 127, 191]
+    assert len(list(folder.glob("checkpoint_*.pt"))) == 3
+
+
+def test_evaluations_count_the_games_that_differ(tmp_path, monkeypatch):
+    """What a greedy player does without sticky actions follows from the number of no-ops at the start."""
+    limit_games(monkeypatch, frames=80)
+    torch.manual_seed(0)
+    agent, args = Agent(6), Args(env_id="ALE/Pong-v5")
+    _, info = ppo_atari.make_envs(args, 12, sticky=0.0, life_loss=False).reset(seed=3)
+    starts = len(np.unique(info["episode_frame_number"]))
+    assert starts < 12
+    counts = [ppo_atari.evaluate(agent, args, 12, greedy, seed=3)[1] for greedy in (True, False)]
+    assert counts == [starts, 12]
+    monkeypatch.setattr(ppo_atari, "evaluate", lambda *_: (np.array([1.0, 3.0, 3.0, 3.0]), 2))
+    folder = small_run(tmp_path, total_timesteps=32, update_epochs=1, eval_episodes=4)
+    results = json.loads((folder / "evaluation.json").read_text())["greedy"]
+    assert (results["episodes"], results["distinct"]) == (4, 2)
+    assert results["interval"] == pytest.approx(1.96 * 0.75**0.5)  # as of two games, not of four
+
+
+def test_by_default_at_most_eight_threads_share_a_minibatch(tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr(ppo_atari, "available_cores", lambda: 64)
+    monkeypatch.setattr(
+        ppo_atari, "ThreadPoolExecutor", lambda count: threads.append(count) or ThreadPoolExecutor(count)
+    )
+    small_run(tmp_path, workers=0, device="cpu", total_timesteps=32, update_epochs=1)
+    assert threads == [8]
+
+
 def test_lost_lives_end_returns_and_actions_meet_their_rewards(tmp_path, monkeypatch, records):
     """What the update gets is what was played: in Breakout games lose five lives."""
     seen, real = [], ppo_atari.Rows
@@ -367,6 +423,16 @@ def test_a_solved_game_ends_the_run_and_evaluations_end_at_the_time_limit(tmp_pa
     assert results.read_text() == before and load_checkpoint(folder).step == step
 
 
+def test_what_was_solved_once_stays_solved(tmp_path, monkeypatch):
+    means = itertools.chain([-math.inf, 18.0, 17.0], itertools.repeat(16.0))
+    monkeypatch.setattr(ppo_atari, "mean_of_100", lambda returns: next(means))
+    folder = small_run(tmp_path, total_timesteps=96)
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.value for event in events.Scalars("charts/solved")] == [0, 1, 1]
+    small_run(tmp_path, resume=folder, stop_when_solved=True)
+    assert load_checkpoint(folder).step == 96
+
+
 def test_an_evaluation_on_the_way_changes_nothing(tmp_path):
     options = {"total_timesteps": 96, "save_every": 1000}
     without = load_checkpoint(small_run(tmp_path / "without", **options))
@@ -431,11 +497,46 @@ def test_evaluations_are_filmed(tmp_path, monkeypatch):
     assert not np.array_equal(frames[0], frames[-1])
 
 
+def test_ctrl_c_ends_a_film(tmp_path, monkeypatch):
+    limit_games(monkeypatch)
+    real = ppo_atari.moments
+
+    def interrupted(*args):
+        for number, moment in enumerate(real(*args)):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield moment
+
+    monkeypatch.setattr(ppo_atari, "moments", interrupted)
+    folder = small_run(tmp_path, total_timesteps=32, eval_episodes=1, eval_video=True)
+    (video,) = folder.glob("evaluation_*.mp4")
+    assert len([frame for frame in imageio.get_reader(video)]) == 5
+
+
+def test_help_explains_every_argument():
+    (definition,) = ast.parse(inspect.getsource(Args)).body
+    for field, after in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign):  # without a docstring, --help shows the comment above
+            assert isinstance(after, ast.Expr), ast.unparse(field)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"env_id": "ALE/Pongg-v5"}, "did you mean ALE/Pong-v5"),
-        ({"env_id": "CartPole-v1"}, "unknown game"),
+        ({"env_id": "CartPole-v1"}, "cleanpoke/ppo.py"),
+        ({"env_id": "VizdoomBasic-v1"}, "cleanpoke/ppo_vizdoom.py"),
+        ({"sticky": 1.5}, "--sticky must lie between 0 and 1"),
+        ({"sticky": math.nan}, "--sticky must lie between 0 and 1"),
+        ({"eval_sticky": 2.0}, "--eval-sticky must lie between 0 and 1"),
+        ({"gamma": 2.0}, "--gamma must lie between 0 and 1"),
+        ({"gae_lambda": -0.1}, "--gae-lambda must lie between 0 and 1"),
+        ({"learning_rate": -1.0}, "--learning-rate must be 0 or a positive number"),
+        ({"ent_coef": math.inf}, "--ent-coef must be 0 or a positive number"),
+        ({"vf_coef": math.nan}, "--vf-coef must be 0 or a positive number"),
+        ({"clip_coef": -1.0}, "--clip-coef must be above 0"),
+        ({"max_grad_norm": 0.0}, "--max-grad-norm must be above 0"),
+        ({"target_kl": math.nan}, "--target-kl must be above 0"),
         ({"num_envs": 3, "num_minibatches": 7}, "equal minibatches"),
         ({"num_envs": 0}, "--num-envs must be at least 1"),
         ({"seed": -1}, "--seed must not be negative"),
