@@ -510,7 +510,7 @@ def test_ctrl_c_ends_a_film(tmp_path, monkeypatch):
     monkeypatch.setattr(ppo_atari, "moments", interrupted)
     folder = small_run(tmp_path, total_timesteps=32, eval_episodes=1, eval_video=True)
     (video,) = folder.glob("evaluation_*.mp4")
-    assert len([frame for frame in imageio.get_reader(video)]) == 5
+    assert len([frame for frame in imageio.get_reader(video)]) == 6  # with the one at which it was pressed
 
 
 def test_help_explains_every_argument():
