@@ -195,7 +195,10 @@ def test_a_checkpoint_plays_each_episode_as_its_evaluation_does(record, tmp_path
     for number in range(2):
         episode = demos.load_episode(tmp_path / "file" / f"episode_{number:05}.npz")
         player.begin()
-        again = [player.get_action(screen, {}) for screen in episode.observations]
+        again = []
+        for screen, pressed in zip(episode.observations, episode.actions, strict=True):
+            again.append(player.get_action(screen, {}))
+            player.remember(int(pressed))
         assert again == episode.labels.tolist() and len(set(again)) > 2
         assert episode.meta["player"] == str(path)
         other = demos.load_episode(tmp_path / "folder" / f"episode_{number:05}.npz")

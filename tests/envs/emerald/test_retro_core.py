@@ -177,10 +177,12 @@ env.reset()
 for action in actions[:4]:
     observation, *_ = env.step(action)
 assert (observations[0] == observation).all()
-try:
-    envs.step(np.array([11, 3]))
-except CleanPokeError as error:
-    print(error)
+for actions in ([11, 3], [0, 3]):
+    try:
+        envs.step(np.array(actions))
+    except CleanPokeError as error:
+        print(error)
+    workers[0].kill()
 envs.close()
 assert all(worker.poll() is not None for worker in workers)
 try:
@@ -188,4 +190,4 @@ try:
 except CleanPokeError as error:
     print(error)
 """)
-    assert "the process of a game died" in said and "whole part" in said
+    assert "action 11: a button" in said and "the process of a game died" in said and "whole part" in said
