@@ -11,7 +11,6 @@ Axes: B rows of a minibatch, N games, A buttons; R places for labelled screens.
 import copy
 import dataclasses
 import math
-import operator
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,21 +281,6 @@ def open_player(path: Path) -> Player:
     return Player(network, args)
 
 
-def button_of(expert: demos.Agent, screen: np.ndarray, info: dict[str, Any]) -> int:
-    """What an expert would press. Raises CleanPokeError if that is no number of a button."""
-    chosen = expert.get_action(screen, info)
-    try:
-        number = operator.index(chosen)
-    except TypeError:
-        number = -1
-    if not 0 <= number < NUM_ACTIONS:
-        raise CleanPokeError(
-            f"the expert chose {chosen!r}: get_action must return the number of a button, 0 … "
-            f"{NUM_ACTIONS - 1} ({' '.join(BUTTONS)})"
-        )
-    return number
-
-
 def roll_out(
     envs: EmeraldVectorEnv, experts: list[demos.Agent], player: Player, args: Args, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
@@ -312,7 +296,8 @@ def roll_out(
         for env, expert in enumerate(experts):
             if begins[env] and hasattr(expert, "begin"):
                 expert.begin()
-            labels[env] = button_of(expert, screens[env], {name: infos[name][env] for name in names})
+            info = {name: infos[name][env] for name in names}
+            labels[env] = demos.button_of(expert, screens[env], info, NUM_ACTIONS)
         chosen = player.choose(pictures)
         beta = yield pictures, labels, float((chosen == labels).mean())
         pressed = np.where(rng.random(envs.num_envs) < beta, labels, chosen)

@@ -18,7 +18,8 @@ if MISSING_LIBRARY:
     pytest.skip(MISSING_LIBRARY, allow_module_level=True)
 
 from cleanpoke import dagger_emerald
-from cleanpoke.dagger_emerald import Args, Labelled, Network, Player, button_of, roll_out
+from cleanpoke.dagger_emerald import Args, Labelled, Network, Player, roll_out
+from cleanpoke.envs.emerald import demos
 from cleanpoke.envs.emerald.playing import record_demonstrations, small_pictures
 from cleanpoke.envs.emerald.tiny_town.expert import Expert
 from cleanpoke.envs.emerald.vector_env import EmeraldVectorEnv
@@ -91,10 +92,10 @@ def test_each_game_has_an_expert_of_its_own_who_is_told_when_it_begins(tmp_path)
 @pytest.mark.parametrize("answer", [12, -1, "UP", None, 1.0])
 def test_an_answer_that_is_no_button_is_told_in_one_line(answer):
     expert = types.SimpleNamespace(get_action=lambda observation, info: answer)
-    with pytest.raises(CleanPokeError, match=f"the expert chose {answer!r}: .* 0 … 9"):
-        button_of(expert, np.zeros(0), {})
+    with pytest.raises(CleanPokeError, match=f"get_action answered {answer!r}: .* 0 … 9"):
+        demos.button_of(expert, np.zeros(0), {}, 10)
     expert.get_action = lambda observation, info: np.int64(9)
-    assert button_of(expert, np.zeros(0), {}) == 9
+    assert demos.button_of(expert, np.zeros(0), {}, 10) == 9
 
 
 SLOW = """

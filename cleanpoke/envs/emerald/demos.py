@@ -202,6 +202,21 @@ class Agent(Protocol):
         """The number of the button to press."""
 
 
+def button_of(agent: Agent, observation: np.ndarray, info: dict[str, Any], num_buttons: int) -> int:
+    """What an agent would press. Raises CleanPokeError if that is no number of a button."""
+    answer = agent.get_action(observation, info)
+    try:
+        number = operator.index(answer)
+    except TypeError:
+        number = -1
+    if not 0 <= number < num_buttons:
+        raise CleanPokeError(
+            f"the agent's get_action answered {answer!r:.60}: it must be the number of a button, "
+            f"0 … {num_buttons - 1}"
+        )
+    return number
+
+
 def record_episode(
     env: EmeraldEnv,
     agent: Agent,
@@ -223,16 +238,7 @@ def record_episode(
     is_over = False
     while not is_over:
         on_step(recorder)
-        answer = agent.get_action(observation, info)
-        try:
-            wanted = operator.index(answer)
-        except TypeError:
-            wanted = -1
-        if not 0 <= wanted < len(env.buttons):
-            raise CleanPokeError(
-                f"the agent's get_action answered {answer!r:.60}: it must be the number of a button, "
-                f"0 … {len(env.buttons) - 1}"
-            )
+        wanted = button_of(agent, observation, info, len(env.buttons))
         is_noise = generator.random() < noise
         action = int(generator.integers(len(env.buttons))) if is_noise else wanted
         if hasattr(agent, "remember"):
